@@ -1,0 +1,127 @@
+"""What stands on disk: one frozen, checked record type per kind of JSON line.
+
+Ids are stable across runs. A question's id names its dataset, split and position (or the source's own id);
+a reasoning path is known by (question_id, student, sample_index).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PathVerdict = Literal["correct", "wrong", "no_answer", "truncated", "undecided"]
+CorrectionVerdict = Literal["accepted", "rejected", "failed"]
+StopReason = Literal["end", "stop", "length", "unknown"]
+"""`end`: the model's own end token; `stop`: a stop string; `length`: max_tokens; `unknown`: made elsewhere."""
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Question(Record):
+    """A problem with its reference answer."""
+
+    id: str
+    dataset: str
+    split: str
+    question: str
+    gold_answer: str
+    gold_rationale: str | None = None
+    """The steps, one a line, without `Step k:` numbers and without the final answer; None where there is none."""
+    choices: list[str] | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
+    """What to report by: level, subject, family, number of steps."""
+
+
+class ReasoningPath(Record):
+    """One sampled solution."""
+
+    question_id: str
+    sample_index: int
+    seed: int | None
+    student: str
+    text: str
+    final_answer: str | None
+    verdict: PathVerdict
+    rule: str
+    """The rule of `lema_local.answers` that decided the verdict."""
+    count: int = 1
+    """How many samples of this question had exactly this text (the path is kept once)."""
+    stop_reason: StopReason
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class Correction(Record):
+    """A teacher's account of one mistake: where it goes wrong, why, and how it goes on correctly."""
+
+    question_id: str
+    sample_index: int
+    student: str
+    teacher: str
+    """The teacher as asked for."""
+    teacher_reported: str | None
+    """The model's name as the reply gave it."""
+    attempt: int = 0
+    original_steps: list[str]
+    """The mistake's steps, without `Step k:`; the last one states the final answer."""
+    incorrect_step: int | None
+    """1-based position in `original_steps`; None where the reply could not be parsed."""
+    explanation: str | None
+    corrected_solution: str | None
+    """Lines `Step k: ...` from the incorrect step on, no ellipsis, the last one `Step n: The answer is X.`"""
+    final_answer: str | None
+    verdict: CorrectionVerdict
+    reason: str | None
+    """Why it was rejected or failed; None for an accepted one."""
+    checks: dict[str, bool] = Field(default_factory=dict)
+    reply_key: str | None
+    """Key of the raw reply in the journal."""
+    cost_usd: float
+    """Dollars that this reply cost when it was made (0.0 for local teachers; not paid again from the journal)."""
+
+
+class Rationale(Record):
+    """A further solution of a question, written by a teacher (CoT augmentation)."""
+
+    question_id: str
+    teacher: str
+    teacher_reported: str | None
+    attempt: int
+    text: str
+    final_answer: str | None
+    verdict: CorrectionVerdict
+    reason: str | None
+    reply_key: str | None
+    cost_usd: float
+
+
+class TrainingExample(Record):
+    """Prompt and completion, with all that they were rendered from."""
+
+    id: str
+    kind: Literal["cot", "correction"]
+    prompt: str
+    completion: str
+    question_id: str
+    source: dict[str, Any]
+    """{"kind": "gold" | "rationale" | "correction", ...}: the whole record the example was rendered from."""
+
+
+class Prediction(Record):
+    """One answer given in an evaluation."""
+
+    question_id: str
+    arm: str
+    sample_index: int
+    text: str
+    final_answer: str | None
+    gold_answer: str
+    is_correct: bool | None
+    """None where no verdict could be reached (`undecided`)."""
+    verdict: PathVerdict
+    rule: str

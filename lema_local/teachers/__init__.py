@@ -1,0 +1,1 @@
+"""Teachers: who corrects mistakes. `litellm` is imported in this folder only."""
