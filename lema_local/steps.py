@@ -9,10 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_NUMBERED = re.compile(r"^[ \t]*(?:\*\*)?Step[ \t]+(\d+)[ \t]*[:.](?:\*\*)?[ \t]*", re.IGNORECASE | re.MULTILINE)
+_NUMBERED = re.compile(
+    r"^[ \t]*(?:\*\*)?Step[ \t]+(\d+)[ \t]*[:.](?:\*\*)?[ \t]*", re.IGNORECASE | re.MULTILINE
+)
 # A full stop ends a sentence where a space and something other than a lower-case letter follow; the
 # abbreviations are those that grade-school problems use.
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bMrs\.)(?<!\bvs\.)\s+(?=[^a-z\s])")
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bMrs\.)(?<!\bvs\.)\s+(?=[^a-z\s])"
+)
 
 
 def split_steps(text: str) -> list[str]:
@@ -37,5 +41,5 @@ def number_steps(steps: Sequence[str], first: int = 1) -> str:
 
 
 def state_answer(answer: str) -> str:
-    """Return the sentence that ends every solution: `The answer is X.`"""
+    """Return the sentence that ends every solution."""
     return f"The answer is {answer}."

@@ -75,8 +75,10 @@ class Teacher(Protocol):
 
     @property
     def identity(self) -> str:
-        """Part of the journal's key beside the name: endpoint URL and the model it reports, a file's hash, the
-        code's version; empty for a provider's own model."""
+        """Part of the journal's key beside the name; empty for a provider's own model.
+
+        For an endpoint its URL and the model it reports, for a file its hash, for `reference` the code's version.
+        """
 
     @property
     def reads_gold(self) -> bool:

@@ -15,8 +15,11 @@ OnProgress = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """How an adapter is fitted. Defaults are the paper's (arXiv 2310.20689 section 3.3; rank to clip also in
-    microsoft/LEMA@94fea82 training_code/llama_2_70b_gsm8k.sh) but for the number of epochs."""
+    """How an adapter is fitted; the defaults are the paper's but for the number of epochs.
+
+    Source: arXiv 2310.20689 section 3.3; rank to clip also in microsoft/LEMA@94fea82
+    training_code/llama_2_70b_gsm8k.sh.
+    """
 
     method: Literal["qlora", "lora"] = "qlora"
     lora_rank: int = 64
@@ -86,10 +89,16 @@ class Trainer(Protocol):
     """Fits one adapter per arm and exports it."""
 
     def train(
-        self, examples: Sequence[TrainingExample], settings: TrainSettings, out_dir: Path, on_progress: OnProgress
+        self,
+        examples: Sequence[TrainingExample],
+        settings: TrainSettings,
+        out_dir: Path,
+        on_progress: OnProgress,
     ) -> TrainResult:
-        """Fit an adapter into `out_dir/adapter`, log into `out_dir/train_log.jsonl`; resume from the last
-        checkpoint in `out_dir` where there is one."""
+        """Fit an adapter into `out_dir/adapter`, with a log in `out_dir/train_log.jsonl`.
+
+        Goes on from the last checkpoint in `out_dir` where there is one.
+        """
 
     def export(self, adapter_dir: Path, out_path: Path) -> dict[str, Any]:
         """Write the adapter as a GGUF LoRA file; returns what was written (tensors, scale, bytes)."""
