@@ -43,3 +43,14 @@ def number_steps(steps: Sequence[str], first: int = 1) -> str:
 def state_answer(answer: str) -> str:
     """Return the sentence that ends every solution."""
     return f"The answer is {answer}."
+
+
+_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+
+
+def strip_calculator_marks(text: str) -> str:
+    """Return a rationale without GSM8K's calculator marks: `48/2 = <<48/2=24>>24` becomes `48/2 = 24`.
+
+    Source: the annotation format is described in openai/grade-school-math, README, "Calculation annotations".
+    """
+    return _CALCULATOR_MARK.sub("", text)
