@@ -125,3 +125,60 @@ class Prediction(Record):
     """None where no verdict could be reached (`undecided`)."""
     verdict: PathVerdict
     rule: str
+
+
+class Share(Record):
+    """How many of a group of questions were answered correctly, with the 95 % Wilson interval."""
+
+    n: int
+    correct: int
+    pass_at_1: float
+    low: float
+    high: float
+
+
+class ArmScore(Record):
+    """One arm's greedy answers on one dataset."""
+
+    arm: str
+    dataset: str
+    prompt: str
+    """Name of the prompt that was answered."""
+    share: Share
+    no_answer: int
+    truncated: int
+    undecided: int
+    groups: dict[str, dict[str, Share]] = Field(default_factory=dict)
+    """By tag and its value: {"family": {"chain": Share, ...}, ...}."""
+
+
+class ArmComparison(Record):
+    """Two arms on the same questions."""
+
+    dataset: str
+    group: str | None
+    """`tag=value` where only those questions are compared; None for all."""
+    first: str
+    second: str
+    n: int
+    only_first: int
+    """Questions that only the first arm answered correctly."""
+    only_second: int
+    p_value: float
+    """Exact McNemar test, two-sided."""
+    difference: float
+    """pass@1 of the second less that of the first."""
+    low: float
+    high: float
+    """95 % interval of the difference, paired bootstrap over questions."""
+    smallest_difference: float
+    """The smallest difference that this test could have shown (80 % power, two-sided 5 %)."""
+    sentence: str
+    """What may be concluded, for a person."""
+
+
+class Scores(Record):
+    """The result of an evaluation: `scores.json`."""
+
+    arms: list[ArmScore]
+    comparisons: list[ArmComparison]

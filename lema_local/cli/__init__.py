@@ -1,0 +1,109 @@
+"""The `lema` command: parse, call, print. One module per group of commands, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from lema_local import __version__
+from lema_local.errors import LemaError
+
+COMMANDS = {
+    "quickstart": ("run:quickstart", "The whole loop on embedded problems: no network, key or GPU."),
+    "run": ("run:run", "Run a recipe from questions to report, or go on with it."),
+    "recipes": ("recipes:recipes", "List, show, check or copy recipes."),
+    "report": ("run:report", "Write report.html and report.md of a run again."),
+    "sample": ("sample:sample", "Sample reasoning paths from a student."),
+    "import-paths": ("sample:import_paths", "Take over reasoning paths made elsewhere."),
+    "correct": ("teachers:correct", "Let a teacher correct the mistakes among paths."),
+    "augment": ("teachers:augment", "Let a teacher write further rationales."),
+    "filter": ("build:filter_command", "Split corrections into accepted and rejected ones."),
+    "build": ("build:build", "Build the training files of the arms."),
+    "train": ("train:train", "Fine-tune a student on a training file."),
+    "export": ("train:export", "Bring an adapter into GGUF."),
+    "evaluate": ("evaluate:evaluate", "Evaluate a student on questions."),
+    "grade": ("grade:grade", "Grade answers against gold answers."),
+    "datasets": ("datasets:datasets", "List, show or check datasets."),
+    "students": ("sample:students", "Inspect or requantize a student."),
+    "journal": ("teachers:journal", "Look into the journal of teachers' replies."),
+}
+"""Name: (module:attribute below lema_local.cli, the help line)."""
+
+
+class LemaGroup(click.Group):
+    """A group that loads its commands late and turns a `LemaError` into a message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module and return the command; None where there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command = getattr(importlib.import_module(f"lema_local.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command where there is no such one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            meant = f" (did you mean '{near[0]}'?)" if near else ""
+            raise click.UsageError(f"no such command '{args[0]}'{meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; say what went wrong in one message."""
+        try:
+            return super().invoke(ctx)
+        except LemaError as err:
+            if ctx.obj and ctx.obj["debug"]:
+                raise
+            click.echo(f"Error: {err}", err=True)
+            if err.hint:
+                click.echo(f"Try: {err.hint}", err=True)
+            ctx.exit(err.exit_code)
+        except KeyboardInterrupt:
+            again = " ".join(["lema", *sys.argv[1:]])
+            click.echo(f"\nInterrupted; what was written is kept. To go on: {again}", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=LemaGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.version_option(__version__, prog_name="lema")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@click.option("--debug", is_flag=True, help="Show a traceback instead of a message.")
+@click.pass_context
+def lema(ctx: click.Context, quiet: bool, debug: bool) -> None:
+    """Let a small language model learn from its mistakes on your own hardware.
+
+    \b
+    Start with:
+      lema quickstart             the whole loop, offline, in a few minutes
+      lema recipes list           what can be run
+      lema run RECIPE             run it; run it again to go on
+      lema report RUN             what came of it
+    """
+    from lema_local.cli import progress
+
+    progress.is_quiet = quiet
+    ctx.obj = {"debug": debug}
+
+
+def main() -> None:
+    """Entry point of the `lema` command."""
+    lema()
