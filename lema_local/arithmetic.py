@@ -112,6 +112,7 @@ _TOKEN = re.compile(
 _OPERATORS = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "**": "^"}
 _WORD_OPERATORS = {"x": "*", "times": "*", "plus": "+", "minus": "-", "by": "/"}
 _STATES = frozenset({"is", "are", "equals", "makes", "gives", "to"})
+_VARIABLES = frozenset({"x", "y", "z", "n"})
 _CENTS = frozenset({"cents", "cent", "¢"})
 _FRACTION_CHARACTERS = {"½": "(1/2)", "¼": "(1/4)", "¾": "(3/4)", "⅓": "(1/3)", "⅔": "(2/3)"}
 _LATEX = (
