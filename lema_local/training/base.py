@@ -1,4 +1,4 @@
-"""What a trainer and an exporter are, as the stages know them."""
+"""What a trainer is, as the stages know it: settings in, an adapter and its GGUF out."""
 
 from __future__ import annotations
 
@@ -7,41 +7,84 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from lema_local.records import TrainingExample
 
 OnProgress = Callable[[int, int, dict[str, float]], None]
-"""Called with (steps done, steps in all, values such as {"loss": 1.2})."""
+"""Called with (optimizer steps done, steps in all, values such as {"loss": 1.2})."""
+TokenizePrompt = Callable[[str], Sequence[int]]
+"""The token ids, BOS included, that the student decodes for a prompt of a training example."""
+AnswerGreedily = Callable[[Sequence[str], int], Sequence[str]]
+"""(prompts, max_tokens) -> what a student writes at temperature 0 to each, in their order."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainSettings:
-    """How an adapter is fitted; the defaults are the paper's but for the number of epochs.
+class TrainSettings(BaseModel):
+    """How an adapter is fitted. The defaults are the paper's, where it gives them.
 
-    Source: arXiv 2310.20689 section 3.3; rank to clip also in microsoft/LEMA@94fea82
-    training_code/llama_2_70b_gsm8k.sh.
+    Source: [P] arXiv 2310.20689v4 section 3.3; [R] training_code/llama_2_70b_gsm8k.sh (microsoft/LEMA@94fea82).
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     method: Literal["qlora", "lora"] = "qlora"
-    lora_rank: int = 64
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.05
-    learning_rate: float = 2e-4
-    """Constant. The paper: 2e-4 below 34B parameters, 1e-4 from there."""
-    batch_size: int = 96
-    """Examples per optimizer step (micro-batch x accumulation)."""
-    micro_batch_size: int = 4
-    epochs: float = 3.0
-    max_steps: int | None = None
-    """Overrides `epochs`: how arms of unequal size get equal optimizer steps."""
-    max_length: int = 1024
-    """Tokens; an example that is longer is left out, named and counted, never cut."""
+    """`qlora`: the base in NF4 with double quantization [P, R]; `lora`: the base as it is."""
+    lora_rank: int = Field(64, ge=1)
+    """Width of the adapter [P]."""
+    lora_alpha: float = Field(16.0, gt=0)
+    """The adapter is scaled by alpha / rank [R]."""
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    """Share of the adapter's inputs dropped while training [P]."""
+    learning_rate: float = Field(2e-4, gt=0)
+    """Constant, without warm-up [R]. The paper: 2e-4 below 34B parameters, 1e-4 from there [P]."""
+    batch_size: int = Field(96, ge=1)
+    """Examples per optimizer step [P]; exactly so many in each step."""
+    micro_batch_size: int = Field(4, ge=1)
+    """Examples computed at once, on average when packed: more is faster and takes more memory; the result stays."""
+    epochs: float = Field(3.0, gt=0)
+    """Passes through the examples; the paper gives steps instead (2,000: 4.3 to 7.3 passes) [P]."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps, instead of `epochs`: how arms of unequal size get equal steps."""
+    max_length: int = Field(1024, ge=8)
+    """Tokens of prompt and completion ([R]: 512 + 512); a longer example is left out and counted, never cut."""
+    prompt_style: Literal["completion", "chat"] = "completion"
+    """`chat` puts each prompt into the base's chat template as the user's message."""
     is_packed: bool = True
+    """A micro-batch is one row without padding, its examples kept apart; the result stays."""
     has_gradient_checkpointing: bool = True
+    """Computes activations twice to save memory [R]; the result stays."""
+    max_grad_norm: float = Field(0.3, gt=0)
+    """Gradients are clipped to this norm [R]."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decay [R]."""
     seed: int = 0
-    save_every_steps: int = 50
-    max_grad_norm: float = 0.3
-    weight_decay: float = 0.0
-    options: dict[str, Any] = field(default_factory=dict)
+    """Draws the adapter's first weights, the order of the examples and the dropout [R]."""
+    save_every_steps: int = Field(50, ge=1)
+    """Steps between checkpoints, from which a killed training goes on with the same losses."""
+
+
+class BaseFacts(BaseModel):
+    """Which model an adapter was fitted to: `lema_base.json` beside `adapter_config.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    """As it was named: a GGUF file, a Hugging Face folder or a hub name."""
+    kind: Literal["gguf", "folder", "hub"]
+    sha256: str
+    """Of the GGUF file; for a folder of its configuration, tokenizer and weights."""
+    architecture: str
+    """Hugging Face's `model_type`: llama, qwen2, ..."""
+    vocab_size: int
+    layers: int
+    hidden_size: int
+    add_bos: bool
+    """Whether a prompt starts with the BOS token."""
+    bos_id: int | None
+    eos_id: int
+    """The stop token that every completion is trained to end with."""
+    stop_ids: tuple[int, ...]
+    """All tokens that end an answer, `eos_id` among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,42 +94,74 @@ class TrainResult:
     adapter_dir: Path
     optimizer_steps: int
     examples: int
+    """Examples trained on, each one counted once."""
+    tokens: int
+    """Tokens of one pass through the examples, prompts included."""
     trained_tokens: int
     """Tokens that carried loss, over one pass through the examples."""
+    trained_tokens_by_kind: dict[str, int]
+    """The same by kind of example (`cot`, `correction`)."""
     left_out_ids: Sequence[str]
+    """Examples longer than `max_length`."""
     final_loss: float
+    """Mean over the last ten steps (fewer where there were fewer), nats per trained token."""
     seconds: float
+    """In training, loading included, summed over interrupted starts."""
     peak_memory_gib: float
+    """On a GPU the most that torch allocated; on a CPU the largest resident set seen after a step."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Versions, dtype, device, base and its hash: for the manifest."""
+    """Versions, dtype, device, warnings of the libraries: for the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What was written into the adapter's GGUF file."""
+
+    path: Path
+    tensors: int
+    scale: float
+    """What the adapter's product B A is multiplied by."""
+    bytes: int
+    sha256: str
+    notes: Sequence[str] = ()
+    """What a user should know: another base file than the one it was fitted to, say."""
 
 
 @dataclass(frozen=True, slots=True)
 class FidelityResult:
-    """Is the exported student the trained one? Greedy answers and logits, GGUF against torch."""
+    """Is the exported student the trained one? Greedy answers: llama.cpp against torch."""
 
     prompts: int
     greedy_equal: int
-    """Prompts whose greedy tokens are equal between base GGUF + adapter GGUF and the adapter on the unquantized
-    base in torch."""
+    """Prompts answered with the same text by base GGUF + adapter GGUF and by the adapter on the unquantized base
+    in torch (float32)."""
     near_ties: int
-    """Prompts that differ, first at a position where torch's two best logits are nearly tied."""
-    mean_kl: float
-    """Over prompt and answer positions, nats."""
-    top_token_agreement: float
+    """Prompts answered differently where at the first difference llama.cpp took torch's runner-up and torch's two
+    best logits are less than `near_tie_logits` apart."""
+    near_tie_logits: float
     nf4_greedy_equal: int | None
-    """Prompts on which the NF4 model, as trained, wrote the same; reported without a bound."""
-    without_adapter_greedy_equal: int
-    """The control: the same comparison with the adapter left out must not agree."""
+    """Prompts on which the NF4 model, as trained, writes the same as on the unquantized base; reported without a
+    bound; None for an adapter that was not fitted to an NF4 model."""
+    nf4_mean_kl: float | None
+    """KL(unquantized || NF4) per answer position, nats."""
+    without_adapter_equal: int
+    """The control: prompts answered the same by the base GGUF without the adapter."""
+    differences: Sequence[dict[str, str]] = ()
+    """{"prompt", "torch", "gguf", "reason"} of every prompt that is answered differently."""
 
     @property
     def is_same_student(self) -> bool:
         """True where every difference is a near-tie."""
         return self.greedy_equal + self.near_ties == self.prompts
 
+    @property
+    def is_adapter_noticed(self) -> bool:
+        """True where leaving the adapter out changes answers: else agreement proves nothing."""
+        return self.without_adapter_equal < self.prompts
+
 
 class Trainer(Protocol):
-    """Fits one adapter per arm and exports it."""
+    """Fits one adapter per arm to one base and exports it."""
 
     def train(
         self,
@@ -94,16 +169,40 @@ class Trainer(Protocol):
         settings: TrainSettings,
         out_dir: Path,
         on_progress: OnProgress,
+        tokenize_prompt: TokenizePrompt | None = None,
     ) -> TrainResult:
-        """Fit an adapter into `out_dir/adapter`, with a log in `out_dir/train_log.jsonl`.
+        """Fit an adapter into `out_dir/adapter`, with a line per step in `out_dir/train_log.jsonl`.
 
-        Goes on from the last checkpoint in `out_dir` where there is one.
+        Goes on from the last checkpoint in `out_dir`, and returns at once where the same training has finished.
+
+        Args:
+            examples: What to train on.
+            settings: How.
+            out_dir: Belongs to this training alone.
+            on_progress: Called after each optimizer step.
+            tokenize_prompt: The student's own tokenizer; where given, training does not start unless it gives the
+                same ids as the base's.
+
+        Raises:
+            InputError: If the base, the examples or the folder do not fit.
+            BackendUnavailable: If a library or the base is missing.
+            BackendError: If the loss is no longer a number; the last checkpoint is kept.
         """
 
-    def export(self, adapter_dir: Path, out_path: Path) -> dict[str, Any]:
-        """Write the adapter as a GGUF LoRA file; returns what was written (tensors, scale, bytes)."""
+    def export(self, adapter_dir: Path, out_path: Path) -> ExportResult:
+        """Write the adapter as a GGUF LoRA file that llama.cpp loads next to the base GGUF.
+
+        Raises:
+            InputError: If the adapter cannot be expressed in GGUF or belongs to another base.
+        """
 
     def check_fidelity(
-        self, adapter_dir: Path, adapter_gguf: Path, prompts: Sequence[str], *, max_tokens: int
+        self,
+        adapter_dir: Path,
+        prompts: Sequence[str],
+        *,
+        with_adapter: AnswerGreedily,
+        without_adapter: AnswerGreedily,
+        max_tokens: int,
     ) -> FidelityResult:
-        """Compare the exported adapter with the trained one."""
+        """Compare what llama.cpp writes with the adapter in torch."""
