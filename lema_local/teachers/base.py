@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from lema_local.errors import BackendError, BackendTransient
 from lema_local.students.base import Message
 
 FinishReason = Literal["stop", "length", "content_filter", "other"]
@@ -66,6 +67,49 @@ class Failed:
     reason: str
 
 
+class CallFailed(BackendTransient):
+    """One call that got no reply; it may be tried again.
+
+    Args:
+        message: The provider's words, keys masked.
+        retry_after_s: Seconds that the server asked to wait; None where it did not say.
+        is_rate_limit: Too many calls, or too many at once.
+        may_have_cost: The request may have been worked on and billed, though no reply came (a time-out, a
+            connection that broke). It is booked at its worst case.
+        is_unreachable: Nobody listens there.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+        is_rate_limit: bool = False,
+        may_have_cost: bool = False,
+        is_unreachable: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+        self.is_rate_limit = is_rate_limit
+        self.may_have_cost = may_have_cost
+        self.is_unreachable = is_unreachable
+
+
+class RequestRefused(BackendError):
+    """The provider will not answer this request, however often it is asked.
+
+    Args:
+        message: The provider's words, keys masked.
+        is_only_this: True where the request's own content is why (too long for the context, a content filter);
+            False where the reason may lie in settings that every request shares.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, is_only_this: bool) -> None:
+        super().__init__(message, hint=hint)
+        self.is_only_this = is_only_this
+
+
 class Teacher(Protocol):
     """Whoever writes corrections."""
 
@@ -95,8 +139,9 @@ class Teacher(Protocol):
         """Ask once.
 
         Raises:
-            BackendTransient: Safe to try again (`retry_after_s` on it where the server gave one).
-            BackendError: Not safe to try again; the provider's words.
+            CallFailed: Safe to try again.
+            RequestRefused: This request will never be answered.
+            BackendError: No request will be answered (no such model, a wrong key); the provider's words.
         """
 
     async def close(self) -> None:
