@@ -1,4 +1,15 @@
-"""Final answers: extract them from a solution, compare them with the gold answer, say which rule decided.
+"""Answers: find the final answer in a reasoning path, compare it with the gold one, say which rule decided."""
 
-`sympy` and `math_verify` are imported in this folder only.
-"""
+from lema_local.answers.comparison import Comparison, compare_answers
+from lema_local.answers.extraction import cut_at_next_question, extract_answer
+from lema_local.answers.grading import Grade, check_gold, grade_path
+
+__all__ = [
+    "Comparison",
+    "Grade",
+    "check_gold",
+    "compare_answers",
+    "cut_at_next_question",
+    "extract_answer",
+    "grade_path",
+]
