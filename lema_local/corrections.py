@@ -101,17 +101,15 @@ def judge_correction(
     Raises:
         LemaError: If the gold answer cannot be parsed.
     """
-    final_answer = extract_answer(parsed.corrected_solution, question.choices)
+    final_answer = extract_answer(parsed.corrected_solution, choices=question.choices)
     is_right = final_answer is not None and bool(
-        compare_answers(question.gold_answer, final_answer, question.choices).is_equal
+        compare_answers(question.gold_answer, final_answer, choices=question.choices).is_equal
     )
-    checks: dict[CheckName, bool] = {
+    checks: dict[str, bool] = {
         "final_answer": is_right,
         **_check_form(parsed, question, original_steps),
     }
-    failed = [
-        name for name, passed in checks.items() if not passed and name in {"final_answer", *rejecting_checks}
-    ]
+    failed = [name for name in CHECKS if not checks[name] and name in {"final_answer", *rejecting_checks}]
     reason = _word_reason(failed, final_answer, question) if failed else None
     return Judgement(final_answer, "rejected" if failed else "accepted", reason, checks)
 
@@ -176,7 +174,9 @@ _ELLIPSIS = re.compile(
 _NOTHING_WRONG = re.compile(
     r"^\W*(?:none|no\b.{0,20}\bstep|there (?:is|are) no|n/?a\b|all (?:the )?steps are correct)", re.IGNORECASE
 )
-_STATES_ANSWER = re.compile(r"\b(?:the|so the|thus,? the) (?:final |correct )?answer is\b", re.IGNORECASE)
+_STATES_ANSWER = re.compile(
+    r"\b(?:(?:so|thus|therefore|hence),? )?(?:the|our) (?:final |correct )?answer is\b:?", re.IGNORECASE
+)
 _OTHER_ANSWER = re.compile(
     r"^(?:#{2,4}|(?:final |correct )?answer\s*[:=])\s*(?P<answer>\S.*?)\.?$", re.IGNORECASE
 )
@@ -238,8 +238,7 @@ def _read_sections(text: str) -> dict[str, str]:
     text = _EMPHASIS.sub("", _FENCE.sub("", text))
     found: dict[str, str] = {}
     headings = list(_HEADING.finditer(text))
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
-    for heading, end in zip(headings, ends, strict=True):
+    for heading, end in zip(headings, _ends(headings, text), strict=True):
         name = heading.lastgroup or ""
         if body := text[heading.end() : end].strip():
             found[name] = found.get(name, body) if name == "incorrect_step" else body
@@ -251,16 +250,20 @@ def _read_sections(text: str) -> dict[str, str]:
     return {name: found.get(name, "") for name in _HEADINGS}
 
 
+def _ends(matches: Sequence[re.Match[str]], text: str) -> list[int]:
+    """Return where the text behind each match ends: at the next one, or at the end."""
+    return [match.start() for match in matches[1:]] + [len(text)] if matches else []
+
+
 def _cut_solution(found: dict[str, str]) -> None:
     """A reply without the heading `Correct Solution`: its steps begin after the explanation's own text."""
     explanation = found.get("explanation", "")
     label = next((m for m in _STEP_LABEL.finditer(explanation) if m.start() > 0), None)
-    if label is None:
-        raise UnparseableReply("the reply gives no corrected solution")
-    found["explanation"], found["solution"] = (
-        explanation[: label.start()].strip(),
-        explanation[label.start() :],
-    )
+    if label is not None:
+        found["explanation"], found["solution"] = (
+            explanation[: label.start()].strip(),
+            explanation[label.start() :],
+        )
 
 
 def _read_position(text: str) -> int:
@@ -284,19 +287,18 @@ def _read_steps(text: str) -> tuple[list[int | None], list[str]]:
     labels: list[int | None]
     if matches:
         # Text before the first label is an introduction ("Here is ..."), not a step.
-        ends = [match.start() for match in matches[1:]] + [len(body)]
-        steps = [" ".join(body[m.end() : end].split()) for m, end in zip(matches, ends, strict=True)]
+        steps = [body[m.end() : end] for m, end in zip(matches, _ends(matches, body), strict=True)]
         labels = [int((m["a"] or m["b"] or m["c"] or m["d"])[:6]) for m in matches]
     else:
         steps = split_steps(body)
         labels = [None] * len(steps)
-    kept = [
-        (label, step) for label, step in zip(labels, steps, strict=True) if step and not _ELLIPSIS.match(step)
+    told = [(label, step) for label, step in zip(labels, steps, strict=True) if not _ELLIPSIS.match(step)]
+    if not any(step.strip() for _, step in told):
+        raise UnparseableReply("the reply gives no corrected solution")
+    *first, last = [step for _, step in told]
+    return [label for label, _ in told], [
+        " ".join(step.split()) for step in [*first, *_state_last(last, after)]
     ]
-    if not kept:
-        raise UnparseableReply("the corrected solution is empty")
-    steps = _state_last([step for _, step in kept], after)
-    return [label for label, _ in kept], steps
 
 
 def _cut_braces(text: str) -> tuple[str, str]:
@@ -314,18 +316,32 @@ def _cut_braces(text: str) -> tuple[str, str]:
     return text[1:], ""
 
 
-def _state_last(steps: list[str], after: str) -> list[str]:
-    """Let the last step be the statement of the answer and nothing else, in the words of the format."""
-    last = steps[-1]
-    if other := _OTHER_ANSWER.match(last):
-        return [*steps[:-1], state_answer(other["answer"])]
-    stated = list(_STATES_ANSWER.finditer(last))
+def _state_last(last: str, after: str) -> list[str]:
+    """Return the last step cut into what it computes and the answer it states, in the words of the format.
+
+    Where it states none, a line behind the solution may; text behind a stated answer is left out.
+    """
+    lines = [line.strip() for line in last.splitlines() if line.strip()]
+    for index, line in enumerate(lines):
+        if statement := _read_statement(line):
+            before = " ".join([*lines[:index], statement[0]]).strip()
+            return [before, statement[1]] if before else [statement[1]]
+    behind = (statement for line in after.splitlines() if (statement := _read_statement(line.strip())))
+    stated = next(behind, None)
+    return [last, stated[1]] if stated else [last]
+
+
+def _read_statement(line: str) -> tuple[str, str] | None:
+    """Return what stands before the stated answer in a line, and the statement."""
+    if other := _OTHER_ANSWER.match(line):
+        return "", state_answer(other["answer"])
+    stated = list(_STATES_ANSWER.finditer(line))
     if not stated:
-        claim = next((line.strip() for line in after.splitlines() if _STATES_ANSWER.search(line)), None)
-        return [*steps, claim[_STATES_ANSWER.search(claim).start() :]] if claim else steps  # type: ignore[union-attr]
-    before = last[: stated[-1].start()].strip()
-    statement = "The answer is" + last[stated[-1].end() :]
-    return [*steps[:-1], *([before] if re.search(r"[.!?;]$", before) else []), statement]
+        return None
+    before = line[: stated[-1].start()].strip()
+    # "... = 27 dollars, so the answer is 27.": the first part becomes a sentence of its own.
+    before = before.rstrip(",;:") + ("." if before.endswith((",", ";", ":")) else "")
+    return before, "The answer is" + line[stated[-1].end() :]
 
 
 def _align(
