@@ -1,0 +1,1 @@
+"""The embedded problems, student and recipe: the whole loop with no network, key or GPU."""
