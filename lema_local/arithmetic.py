@@ -75,6 +75,13 @@ def find_claims(text: str) -> list[Claim]:
     return claims
 
 
+def chain_equations(text: str) -> tuple[str, ...]:
+    """Return the equations of a solution in order, as `3*4=12`: two wordings of one solution have the same chain."""
+    return tuple(
+        f"{claim.left}={format_number(claim.stated)}".replace(",", "") for claim in find_claims(text)
+    )
+
+
 def find_numbers(text: str) -> list[Fraction]:
     """Return the numbers that stand in a text, in order; calculator marks are left out, signs are not read."""
     return [token.value for token in _tokenize(strip_marks(text[:MAX_TEXT])) if token.kind == "number"]

@@ -89,6 +89,7 @@ def judge_correction(
     question: Question,
     original_steps: Sequence[str],
     rejecting_checks: Collection[CheckName] = (),
+    seen_in_reply: Mapping[str, bool] | None = None,
 ) -> Judgement:
     """Return the verdict on a correction and every check's outcome.
 
@@ -97,6 +98,7 @@ def judge_correction(
         question: With the gold answer.
         original_steps: The mistake's steps.
         rejecting_checks: Checks that reject besides `final_answer`, which always does.
+        seen_in_reply: Outcomes that only the reply itself shows, for a correction read back from its record.
 
     Raises:
         LemaError: If the gold answer cannot be parsed.
@@ -108,6 +110,7 @@ def judge_correction(
     checks: dict[str, bool] = {
         "final_answer": is_right,
         **_check_form(parsed, question, original_steps),
+        **(seen_in_reply or {}),
     }
     failed = [name for name in CHECKS if not checks[name] and name in {"final_answer", *rejecting_checks}]
     reason = _word_reason(failed, final_answer, question) if failed else None

@@ -12,8 +12,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lema_local.errors import PromptError
 from lema_local.records import Question
+from lema_local.shipped import shipped_folder
 from lema_local.steps import number_steps, state_answer
 from lema_local.students.base import Message, Prompt, PromptStyle
 
@@ -222,26 +221,17 @@ def load_correction_prompt(name_or_path: str | Path) -> CorrectionPrompt:
 
 def list_prompts() -> list[str]:
     """Return the names of the shipped prompts."""
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in _shipped_dir().iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(path.stem for path in shipped_folder("prompts").glob("*.yaml"))
 
 
-def _find(name_or_path: str) -> Traversable:
+def _find(name_or_path: str) -> Path:
     if name_or_path in (names := list_prompts()):
-        return _shipped_dir() / f"{name_or_path}.yaml"
+        return shipped_folder("prompts") / f"{name_or_path}.yaml"
     if (path := Path(name_or_path)).is_file():
         return path
     raise PromptError(
         f"no prompt {name_or_path!r}", hint=f"one of {', '.join(names)}, or the path of a YAML file"
     )
-
-
-def _shipped_dir() -> Traversable:
-    """In a checkout the prompts stand at the top of the repository, in a wheel inside the package."""
-    in_checkout = Path(__file__).resolve().parents[1] / "prompts"
-    shipped = resources.files("lema_local") / "_shipped" / "prompts"
-    return shipped if shipped.is_dir() else in_checkout
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ _NUMBERED = re.compile(
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bMrs\.)(?<!\bvs\.)\s+(?=[^a-z\s])"
 )
+_STATEMENT = re.compile(r"(?:so|thus|therefore|hence)?,?\s*the (?:final )?answer is\b", re.IGNORECASE)
 
 
 def split_steps(text: str) -> list[str]:
@@ -54,3 +55,8 @@ def strip_calculator_marks(text: str) -> str:
     Source: the annotation format is described in openai/grade-school-math, README, "Calculation annotations".
     """
     return _CALCULATOR_MARK.sub("", text)
+
+
+def states_answer(step: str) -> bool:
+    """Whether a step is the statement of the answer: `The answer is X.` and its like."""
+    return _STATEMENT.match(step) is not None
