@@ -233,3 +233,16 @@ def _name_choice(claim: Claim | None, text: str, choices: Sequence[str]) -> Clai
     if letter and find_choices(claim.answer, choices):
         return Claim(letter[0], claim.is_finished)
     return claim
+
+
+def find_boxed(text: str) -> str | None:
+    """Return what the last `\\boxed{}` of a text holds, as it stands; None where there is none."""
+    opening = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if opening < 0:
+        return None
+    start = text.find("{", opening)
+    if start < 0 or text[opening:start].strip() not in ("\\boxed", "\\fbox"):
+        bare = re.match(r"\\f?box(?:ed)?\s+([^\s$]+)", text[opening:])
+        return bare[1] if bare else None
+    closing = find_closing(text, start)
+    return text[start + 1 : closing].strip() if closing >= 0 else None

@@ -1,0 +1,18 @@
+"""Datasets: questions from released files, from the hub, or from the user's own file, with stable ids."""
+
+from lema_local.datasets.base import Dataset
+from lema_local.datasets.labelled import LabelledMistake, read_labelled
+from lema_local.datasets.loading import load_questions, read_questions
+from lema_local.datasets.splitting import split_validation
+from lema_local.datasets.table import DATASETS, is_held_out
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "LabelledMistake",
+    "is_held_out",
+    "load_questions",
+    "read_labelled",
+    "read_questions",
+    "split_validation",
+]
