@@ -1,0 +1,331 @@
+"""How sure the numbers are: intervals for one arm, paired tests for two, and what a test set could have shown.
+
+SciPy and statsmodels do the computing; they are imported by the functions that need them. Accuracies and
+differences are shares (0 to 1); the sentences for people speak of percent and points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lema_local.errors import LemaError
+
+
+class Interval(NamedTuple):
+    """A confidence interval, both ends included."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> Interval:
+    """Return Wilson's interval of a share; the whole of 0 to 1 where `n` is 0.
+
+    Source: Wilson, JASA 22 (1927), by `scipy.stats.binomtest(...).proportion_ci(method="wilson")`.
+    """
+    if n == 0:
+        return Interval(0.0, 1.0)
+    from scipy.stats import binomtest
+
+    found = binomtest(correct, n).proportion_ci(confidence_level=confidence, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Return the two-sided p of McNemar's exact test.
+
+    Source: McNemar, Psychometrika 12 (1947), by `statsmodels.stats.contingency_tables.mcnemar(exact=True)`.
+
+    Args:
+        only_a: Questions that a alone answers rightly.
+        only_b: Questions that b alone answers rightly.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    if only_a == only_b:
+        return 1.0  # statsmodels doubles the middle of the distribution here and may end above 1
+    return min(1.0, float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue))
+
+
+def paired_bootstrap(
+    a: Sequence[bool], b: Sequence[bool], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> tuple[float, Interval]:
+    """Return (accuracy of b minus accuracy of a, its bootstrap interval over questions).
+
+    Source: Efron, Annals of Statistics 7 (1979), by `scipy.stats.bootstrap(method="percentile")`.
+
+    Args:
+        a: Whether each question was answered rightly by a.
+        b: The same questions in the same order, by b.
+        confidence: Of the interval.
+        resamples: Drawn question sets.
+        seed: The same seed gives the same interval.
+
+    Raises:
+        LemaError: If the two differ in length or are empty.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if len(a) != len(b) or not a:
+        raise LemaError(f"a paired comparison needs the same questions twice, found {len(a)} and {len(b)}")
+    gains = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    difference = float(gains.mean())
+    if np.all(gains == gains[0]):
+        return difference, Interval(difference, difference)
+    found = bootstrap(
+        (gains,),
+        np.mean,
+        n_resamples=resamples,
+        batch=max(1, 2_000_000 // len(gains)),  # resamples held in memory at once
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return difference, Interval(float(found.low), float(found.high))
+
+
+def smallest_detectable_difference(
+    n: int, discordant_rate: float, *, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """Return the smallest true difference of accuracy that McNemar's exact test shows with this power.
+
+    The power is exact: over the binomial number of discordant questions, and over how they fall to either arm.
+    Where the difference exceeds the rate of discordance, all discordant questions fall to one arm.
+
+    Source: the exact unconditional power of McNemar's test, as in Duffy, Biometrics 40 (1984); binomial
+    probabilities and root by SciPy.
+
+    Args:
+        n: Questions that both arms answered.
+        discordant_rate: Share of questions that only one of the two answers rightly.
+        power: Probability of p <= alpha under that difference.
+        alpha: Level of the two-sided test.
+
+    Returns:
+        A share of the questions; infinity where even the largest difference would not show.
+    """
+    from scipy.optimize import brentq
+
+    if n == 0 or _power_of_mcnemar(n, 1.0, 1.0, alpha) < power:
+        return math.inf
+
+    def lacking(difference: float) -> float:
+        return _power_of_mcnemar(n, max(discordant_rate, difference), difference, alpha) - power
+
+    return float(brentq(lacking, 1e-9, 1.0, xtol=1e-5))
+
+
+def _power_of_mcnemar(n: int, discordant_rate: float, difference: float, alpha: float) -> float:
+    """Return the probability of p <= alpha for a true difference at a rate of discordance."""
+    import numpy as np
+    from scipy.stats import binom
+
+    low, high = binom.ppf([1e-9, 1 - 1e-9], n, discordant_rate)
+    discordant = np.arange(max(1, int(low)), int(high) + 1)
+    # The largest count whose lower tail is within alpha / 2; -1 where no count is that rare.
+    edge = binom.ppf(alpha / 2, discordant, 0.5)
+    edge = np.where(binom.cdf(edge, discordant, 0.5) <= alpha / 2, edge, edge - 1)
+    share = (discordant_rate + difference) / (2 * discordant_rate)
+    rejected = binom.cdf(edge, discordant, share) + binom.sf(discordant - edge - 1, discordant, share)
+    return float(np.sum(binom.pmf(discordant, n, discordant_rate) * rejected))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for several tests, in the order given.
+
+    Source: Holm, Scand. J. Statistics 6 (1979), by `statsmodels.stats.multitest.multipletests`.
+    """
+    if not p_values:
+        return []
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Return the unbiased probability that one of `k` samples is right, from `n` samples of a question.
+
+    Source: Chen et al., arXiv 2107.03374, equation 1.
+
+    Raises:
+        LemaError: If there are fewer than `k` samples.
+    """
+    if not 0 < k <= n or not 0 <= correct <= n:
+        raise LemaError(f"pass@{k} needs at least {k} samples of a question, found {n} ({correct} right)")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def maj_at_k(answers: Sequence[str | None], is_correct: Sequence[bool], k: int | None = None) -> float:
+    """Return the probability that the majority of the first `k` samples of a question is right.
+
+    Equal votes are drawn by lot: the share of the tied answers that are right. A sample without an answer has no
+    vote; 0 where nobody votes.
+
+    Args:
+        answers: Final answers, equal ones written equally (`lema_local.answers.vote_key`).
+        is_correct: Whether each is right.
+        k: None for all samples.
+    """
+    pairs = list(zip(answers, is_correct, strict=True))[:k]
+    votes = Counter(answer for answer, _ in pairs if answer is not None)
+    if not votes:
+        return 0.0
+    right = {answer for answer, correct in pairs if correct}
+    most = max(votes.values())
+    tied = [answer for answer, count in votes.items() if count == most]
+    return sum(answer in right for answer in tied) / len(tied)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSummary:
+    """Several trainings of one arm."""
+
+    n: int
+    mean: float
+    deviation: float
+    """Standard deviation between seeds (n - 1); 0 for one seed."""
+    interval: Interval
+    """Of the mean, by Student's t; not a number for one seed."""
+
+
+def summarize_seeds(values: Sequence[float], confidence: float = 0.95) -> SeedSummary:
+    """Return mean and spread of one number over training seeds.
+
+    Raises:
+        LemaError: If there are no values.
+    """
+    if not values:
+        raise LemaError("no seeds to summarize")
+    import numpy as np
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return SeedSummary(1, mean, 0.0, Interval(math.nan, math.nan))
+    deviation = float(np.std(values, ddof=1))
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return SeedSummary(len(values), mean, deviation, Interval(mean - half, mean + half))
+
+
+@dataclass(frozen=True, slots=True)
+class ArmComparison:
+    """Two arms on the same questions."""
+
+    name_a: str
+    name_b: str
+    n: int
+    correct_a: int
+    correct_b: int
+    only_a: int
+    only_b: int
+    interval_a: Interval
+    """Wilson's, of a's accuracy."""
+    interval_b: Interval
+    difference: float
+    """Accuracy of b minus accuracy of a."""
+    difference_interval: Interval
+    """Paired bootstrap over questions."""
+    p_value: float
+    """McNemar's exact test, two-sided."""
+    smallest_detectable: float
+    """The smallest true difference that this test set shows with 80 % power, at the discordance found."""
+    alpha: float
+
+    @property
+    def is_different(self) -> bool:
+        """Whether the test tells the arms apart at its level."""
+        return self.p_value <= self.alpha
+
+    @property
+    def sentence(self) -> str:
+        """What may be concluded, and what not, for a person."""
+        return f"{self._describe()} {self._conclude()}"
+
+    def _describe(self) -> str:
+        low, high = self.difference_interval
+        more = f"{abs(self.difference) * 100:.1f} points {'more' if self.difference > 0 else 'fewer'}"
+        more = more if self.difference else "as many"
+        return (
+            f"{self.name_b} answers {self.correct_b:,} of {self.n:,} questions rightly, {self.name_a} "
+            f"{self.correct_a:,}: {more} (95 % interval {low * 100:+.1f} to {high * 100:+.1f}; {self.only_b} only "
+            f"{self.name_b}, {self.only_a} only {self.name_a}; exact McNemar {format_p(self.p_value)})."
+        )
+
+    def _conclude(self) -> str:
+        if self.is_different:
+            better, worse = (self.name_b, self.name_a) if self.difference > 0 else (self.name_a, self.name_b)
+            return (
+                f"On these questions {better} is better than {worse} by more than chance explains; this speaks of "
+                f"this pair of trained models, not of other datasets or training seeds."
+            )
+        return (
+            f"The two cannot be told apart on these questions, which is no proof that they are equal: with this many "
+            f"questions a true difference below {_in_points(self.smallest_detectable)} is missed more often than "
+            f"one time in five."
+        )
+
+
+def format_p(p_value: float) -> str:
+    """Return `p = 0.034`, or `p < 0.001`."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def _in_points(share: float) -> str:
+    return "100 points" if math.isinf(share) else f"{share * 100:.1f} points"
+
+
+def compare_arms(
+    name_a: str,
+    correct_a: Mapping[str, bool],
+    name_b: str,
+    correct_b: Mapping[str, bool],
+    *,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> ArmComparison:
+    """Return the paired comparison of two arms on the same questions; the difference is b minus a.
+
+    Args:
+        name_a: As the sentence shall call it.
+        correct_a: Question id: whether a answered it rightly (an undecided answer counts as not right).
+        name_b: As the sentence shall call it.
+        correct_b: The same questions.
+        alpha: Level of the test.
+        seed: Of the bootstrap.
+
+    Raises:
+        LemaError: If the arms did not answer the same questions.
+    """
+    if correct_a.keys() != correct_b.keys() or not correct_a:
+        other = len(correct_a.keys() ^ correct_b.keys())
+        raise LemaError(
+            f"{name_a} and {name_b} did not answer the same questions ({other} stand in one of them only)",
+            hint="evaluate both arms on the same question file",
+        )
+    a = [correct_a[key] for key in correct_a]
+    b = [correct_b[key] for key in correct_a]
+    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    difference, interval = paired_bootstrap(a, b, seed=seed)
+    n = len(a)
+    return ArmComparison(
+        name_a,
+        name_b,
+        n,
+        sum(a),
+        sum(b),
+        only_a,
+        only_b,
+        wilson_interval(sum(a), n),
+        wilson_interval(sum(b), n),
+        difference,
+        interval,
+        mcnemar_exact(only_a, only_b),
+        smallest_detectable_difference(n, (only_a + only_b) / n, alpha=alpha),
+        alpha,
+    )
