@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -214,27 +214,23 @@ def summarize_seeds(values: Sequence[float], confidence: float = 0.95) -> SeedSu
 
 @dataclass(frozen=True, slots=True)
 class ArmComparison:
-    """Two arms on the same questions."""
+    """Two arms on the same questions; the difference is second minus first."""
 
-    name_a: str
-    name_b: str
+    names: tuple[str, str]
     n: int
-    correct_a: int
-    correct_b: int
-    only_a: int
-    only_b: int
-    interval_a: Interval
-    """Wilson's, of a's accuracy."""
-    interval_b: Interval
+    correct_first: int
+    correct_second: int
+    only_first: int
+    only_second: int
     difference: float
-    """Accuracy of b minus accuracy of a."""
-    difference_interval: Interval
-    """Paired bootstrap over questions."""
+    """Accuracy of the second minus accuracy of the first."""
+    interval: Interval
+    """Of the difference: paired bootstrap over questions, 95 %."""
     p_value: float
     """McNemar's exact test, two-sided."""
-    smallest_detectable: float
+    smallest_difference: float
     """The smallest true difference that this test set shows with 80 % power, at the discordance found."""
-    alpha: float
+    alpha: float = 0.05
 
     @property
     def is_different(self) -> bool:
@@ -247,25 +243,26 @@ class ArmComparison:
         return f"{self._describe()} {self._conclude()}"
 
     def _describe(self) -> str:
-        low, high = self.difference_interval
+        first, second = self.names
+        low, high = self.interval
         more = f"{abs(self.difference) * 100:.1f} points {'more' if self.difference > 0 else 'fewer'}"
-        more = more if self.difference else "as many"
         return (
-            f"{self.name_b} answers {self.correct_b:,} of {self.n:,} questions rightly, {self.name_a} "
-            f"{self.correct_a:,}: {more} (95 % interval {low * 100:+.1f} to {high * 100:+.1f}; {self.only_b} only "
-            f"{self.name_b}, {self.only_a} only {self.name_a}; exact McNemar {format_p(self.p_value)})."
+            f"{second} answers {self.correct_second:,} of {self.n:,} questions rightly, {first} "
+            f"{self.correct_first:,}: {more if self.difference else 'as many'} (95 % interval {low * 100:+.1f} to "
+            f"{high * 100:+.1f}; {self.only_second} only {second}, {self.only_first} only {first}; exact McNemar "
+            f"{format_p(self.p_value)})."
         )
 
     def _conclude(self) -> str:
         if self.is_different:
-            better, worse = (self.name_b, self.name_a) if self.difference > 0 else (self.name_a, self.name_b)
+            worse, better = self.names if self.difference > 0 else reversed(self.names)
             return (
                 f"On these questions {better} is better than {worse} by more than chance explains; this speaks of "
-                f"this pair of trained models, not of other datasets or training seeds."
+                f"this pair as evaluated, not of other datasets or training seeds."
             )
         return (
             f"The two cannot be told apart on these questions, which is no proof that they are equal: with this many "
-            f"questions a true difference below {_in_points(self.smallest_detectable)} is missed more often than "
+            f"questions a true difference below {_in_points(self.smallest_difference)} is missed more often than "
             f"one time in five."
         )
 
@@ -280,52 +277,41 @@ def _in_points(share: float) -> str:
 
 
 def compare_arms(
-    name_a: str,
-    correct_a: Mapping[str, bool],
-    name_b: str,
-    correct_b: Mapping[str, bool],
+    first: Sequence[bool],
+    second: Sequence[bool],
     *,
+    names: tuple[str, str],
     alpha: float = 0.05,
     seed: int = 0,
 ) -> ArmComparison:
-    """Return the paired comparison of two arms on the same questions; the difference is b minus a.
+    """Return the paired comparison of two arms on the same questions.
 
     Args:
-        name_a: As the sentence shall call it.
-        correct_a: Question id: whether a answered it rightly (an undecided answer counts as not right).
-        name_b: As the sentence shall call it.
-        correct_b: The same questions.
+        first: Whether each question was answered rightly (an undecided answer counts as not right).
+        second: The same questions in the same order.
+        names: As the sentence shall call them.
         alpha: Level of the test.
         seed: Of the bootstrap.
 
     Raises:
-        LemaError: If the arms did not answer the same questions.
+        LemaError: If the two differ in length or are empty.
     """
-    if correct_a.keys() != correct_b.keys() or not correct_a:
-        other = len(correct_a.keys() ^ correct_b.keys())
-        raise LemaError(
-            f"{name_a} and {name_b} did not answer the same questions ({other} stand in one of them only)",
-            hint="evaluate both arms on the same question file",
-        )
-    a = [correct_a[key] for key in correct_a]
-    b = [correct_b[key] for key in correct_a]
-    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
-    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
-    difference, interval = paired_bootstrap(a, b, seed=seed)
-    n = len(a)
+    difference, interval = paired_bootstrap(first, second, seed=seed)
+    pairs = list(zip(first, second, strict=True))
+    only_first = sum(one and not other for one, other in pairs)
+    only_second = sum(other and not one for one, other in pairs)
     return ArmComparison(
-        name_a,
-        name_b,
-        n,
-        sum(a),
-        sum(b),
-        only_a,
-        only_b,
-        wilson_interval(sum(a), n),
-        wilson_interval(sum(b), n),
-        difference,
-        interval,
-        mcnemar_exact(only_a, only_b),
-        smallest_detectable_difference(n, (only_a + only_b) / n, alpha=alpha),
-        alpha,
+        names=names,
+        n=len(pairs),
+        correct_first=sum(first),
+        correct_second=sum(second),
+        only_first=only_first,
+        only_second=only_second,
+        difference=difference,
+        interval=interval,
+        p_value=mcnemar_exact(only_first, only_second),
+        smallest_difference=smallest_detectable_difference(
+            len(pairs), (only_first + only_second) / len(pairs), alpha=alpha
+        ),
+        alpha=alpha,
     )
