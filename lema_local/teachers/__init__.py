@@ -6,10 +6,19 @@ only here, and only when a teacher needs it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lema_local.errors import InputError
-from lema_local.teachers.base import Teacher
+from lema_local.teachers.base import Desk, Teacher
+
+if TYPE_CHECKING:
+    from lema_local.records import Question
+    from lema_local.students.base import Prompt, PromptStyle
+    from lema_local.teachers.desk import TeacherDesk
+    from lema_local.teachers.journal import Journal
+    from lema_local.teachers.scheduler import DeskSettings
 
 
 def open_teacher(
@@ -52,3 +61,69 @@ def open_teacher(
         raise InputError(f"{url!r} is no URL of an endpoint", hint="such as http://127.0.0.1:8080/v1")
     price = None if price_in is None or price_out is None else Price.per_million(price_in, price_out)
     return LiteLLMTeacher(name, url=url, price=price, options=options)
+
+
+@contextmanager
+def open_desk(
+    teacher: Teacher,
+    journal: Journal,
+    settings: DeskSettings,
+    *,
+    scope: str,
+    max_usd: float | None = None,
+    max_calls: int | None = None,
+) -> Iterator[TeacherDesk]:
+    """Lend a desk whose budget counts what was spent for the same scope before; closed at the end.
+
+    Args:
+        teacher: Who is asked.
+        journal: Where replies are kept.
+        settings: How calls are made.
+        scope: What the calls are made for: a run's folder, a file. A run that goes on keeps its scope, and so its
+            caps hold over all its parts.
+        max_usd: Dollars for this scope; None: no cap.
+        max_calls: Requests sent for this scope; None: no cap.
+    """
+    from lema_local.teachers.budget import Budget
+    from lema_local.teachers.desk import TeacherDesk
+
+    before = journal.spending(scope)
+    budget = Budget(max_usd, max_calls, spent_usd=before.spent_usd, calls=before.calls)
+    with TeacherDesk(teacher, journal, budget, settings, scope=scope) as desk:
+        yield desk
+
+
+class MistakePrompt(Protocol):
+    """What turns a mistake into messages; a `CorrectionPrompt` does."""
+
+    def render(
+        self,
+        question: Question,
+        original_steps: Sequence[str],
+        style: PromptStyle,
+        *,
+        shows_gold: bool = False,
+    ) -> Prompt:
+        """Return chat messages where `style` is `chat`."""
+
+
+class _ReferencePrompt:
+    """The reference teacher's request: the question with its gold rationale and answer as data."""
+
+    def render(
+        self,
+        question: Question,
+        original_steps: Sequence[str],
+        style: PromptStyle,
+        *,
+        shows_gold: bool = False,
+    ) -> Prompt:
+        """Return the messages; this teacher is always shown the gold rationale."""
+        from lema_local.teachers.reference import reference_request
+
+        return reference_request(question, original_steps)
+
+
+def prompt_for(teacher: Teacher | Desk, prompt: MistakePrompt) -> MistakePrompt:
+    """Return what asks this teacher for a correction: the prompt given, or the reference teacher's own."""
+    return _ReferencePrompt() if teacher.reads_gold else prompt

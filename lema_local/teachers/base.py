@@ -7,12 +7,14 @@ from the same messages and answers in the same form as a model would.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from lema_local.errors import BackendError, BackendTransient
 from lema_local.students.base import Message
 
+Item = TypeVar("Item")
 FinishReason = Literal["stop", "length", "content_filter", "other"]
 
 
@@ -146,3 +148,25 @@ class Teacher(Protocol):
 
     async def close(self) -> None:
         """Close connections, give memory back."""
+
+
+class Desk(Protocol):
+    """A teacher with journal, budget and scheduler in front of it, as a stage sees it."""
+
+    @property
+    def name(self) -> str:
+        """The teacher as asked for."""
+
+    @property
+    def reads_gold(self) -> bool:
+        """Whether the teacher is told the gold rationale and answer."""
+
+    def ask_many(
+        self, requests: Iterable[tuple[Item, TeacherRequest]]
+    ) -> Iterator[tuple[Item, Answered | Failed]]:
+        """Yield each item with its reply, as replies come; requests are drawn as they are needed.
+
+        Raises:
+            BudgetReached: After everything in flight has come in and been yielded.
+            BackendError: If no request will be answered any more; what was yielded stays valid.
+        """

@@ -12,6 +12,7 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import tenacity
 
@@ -23,6 +24,26 @@ from lema_local.teachers.throttle import Throttle
 
 _LOOK_AGAIN_S = 0.2
 """How often the journal is looked at while another process asks the same request."""
+
+
+class CallSettings(Protocol):
+    """What a stage's settings say about calls; see `DeskSettings`."""
+
+    @property
+    def concurrency(self) -> int:
+        """Calls in flight at most."""
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds for one call."""
+
+    @property
+    def retries(self) -> int:
+        """Further tries."""
+
+    @property
+    def max_tokens_on_cut(self) -> int | None:
+        """The limit of the one further try after a cut reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +71,17 @@ class DeskSettings:
     """Leave replies that the journal held at the start aside, and ask anew."""
     drain_s: float = 5.0
     """On an interrupt, seconds to wait for calls in flight; those that take longer are booked as unknown."""
+
+    @classmethod
+    def from_stage(cls, settings: CallSettings, *, is_fresh: bool = False) -> DeskSettings:
+        """Return the settings that a stage of a recipe asks for."""
+        return cls(
+            concurrency=settings.concurrency,
+            timeout_s=settings.timeout_s,
+            retries=settings.retries,
+            max_tokens_on_cut=settings.max_tokens_on_cut,
+            is_fresh=is_fresh,
+        )
 
 
 @dataclass(slots=True)

@@ -1,0 +1,237 @@
+"""Stage 2: let a teacher correct mistakes.
+
+Reads   mistakes           (Question, ReasoningPath) whose final answer is wrong
+Writes  corrections        one per mistake, accepted, rejected with a reason, or failed with the last error
+
+One bad reply is data: it is kept as rejected, with the key of the raw reply in the journal. A mistake that got no
+reply at all is `failed`, and the next run asks again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lema_local.answers import cut_at_next_question, extract_answer
+from lema_local.corrections import UnparseableReply, judge_correction, parse_reply
+from lema_local.errors import InputError, LemaError
+from lema_local.records import Correction, Question, ReasoningPath
+from lema_local.steps import split_steps, state_answer
+from lema_local.students.base import Prompt, PromptStyle
+from lema_local.teachers.base import Answered, Desk, Failed, TeacherRequest
+
+Mistake = tuple[Question, ReasoningPath]
+MistakeVerdict = Literal["wrong", "no_answer", "truncated"]
+
+
+class CorrectSettings(BaseModel):
+    """How mistakes are chosen and how the teacher is asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    include: tuple[MistakeVerdict, ...] = ("wrong",)
+    """Which paths are mistakes. `no_answer` and `truncated` ones are mostly no reasoning to learn from."""
+    max_per_question: int | None = Field(default=None, ge=1)
+    """At most so many mistakes of one question; None: all."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many mistakes in all; None: all."""
+    attempts: int = Field(default=1, ge=1)
+    """Corrections asked for per mistake until one is accepted. The paper's text reads as one."""
+    temperature: float | None = Field(default=0.0, ge=0, le=2)
+    """Of the first attempt; null: the provider's default."""
+    retry_temperature: float | None = Field(default=0.7, ge=0, le=2)
+    """Of further attempts: at 0 they would say the same again."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Null: the provider's default."""
+    seed: int | None = None
+    """Sent to the teacher; many providers ignore it."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Of a reply; a thinking model's thoughts count."""
+    max_tokens_on_cut: int | None = Field(default=4096, ge=1)
+    """A reply cut by `max_tokens` is asked for once more with this limit; null: never."""
+    shows_gold: bool = False
+    """Show the teacher the gold rationale. The paper never does."""
+    concurrency: int = Field(default=8, ge=1)
+    """Calls in flight at most; fewer while the provider says that it is too much."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    """Seconds for one call."""
+    retries: int = Field(default=8, ge=0)
+    """Further tries after a time-out, a broken connection, a rate limit or a server's error."""
+
+
+class MistakePrompt(Protocol):
+    """What turns a mistake into messages."""
+
+    def render(
+        self,
+        question: Question,
+        original_steps: Sequence[str],
+        style: PromptStyle,
+        *,
+        shows_gold: bool = False,
+    ) -> Prompt:
+        """Return chat messages where `style` is `chat`."""
+
+
+def select_mistakes(
+    paths: Iterable[ReasoningPath], questions: Iterable[Question], settings: CorrectSettings
+) -> Iterator[Mistake]:
+    """Yield the paths that are to be corrected, with their questions, in the order of the paths.
+
+    Raises:
+        InputError: If a path's question is not among the questions.
+    """
+    by_id = {question.id: question for question in questions}
+    taken: Counter[str] = Counter()
+    for path in paths:
+        if path.verdict not in settings.include:
+            continue
+        if settings.limit is not None and taken.total() >= settings.limit:
+            return
+        if (question := by_id.get(path.question_id)) is None:
+            raise InputError(
+                f"the path of question {path.question_id} has no question",
+                hint="give the questions that the paths were sampled on",
+            )
+        if settings.max_per_question is None or taken[question.id] < settings.max_per_question:
+            taken[question.id] += 1
+            yield question, path
+
+
+def correct_mistakes(
+    mistakes: Iterable[Mistake], desk: Desk, prompt: MistakePrompt, settings: CorrectSettings
+) -> Iterator[Correction]:
+    """Yield one correction per mistake, as replies come.
+
+    With several attempts, mistakes whose correction was rejected are asked about again, in rounds; what a mistake
+    ends with is the first accepted correction, or its last one.
+
+    Raises:
+        BudgetReached: Corrections already yielded stay valid; the mistakes left have none.
+        BackendError: If the teacher does not answer any more; likewise.
+        PromptError: If the gold rationale is to be shown and a question has none.
+    """
+    left = mistakes
+    for attempt in range(settings.attempts):
+        is_last = attempt == settings.attempts - 1
+        rejected: list[Mistake] = []
+        requests = ((mistake, build_request(*mistake, prompt, settings, attempt)) for mistake in left)
+        for mistake, outcome in desk.ask_many(requests):
+            correction = read_outcome(*mistake, outcome, desk.name, attempt)
+            if correction.verdict == "rejected" and not is_last:
+                rejected.append(mistake)
+            else:
+                yield correction
+        left = rejected
+
+
+def build_request(
+    question: Question,
+    path: ReasoningPath,
+    prompt: MistakePrompt,
+    settings: CorrectSettings,
+    attempt: int = 0,
+) -> TeacherRequest:
+    """Return the request for one attempt at one mistake."""
+    messages = prompt.render(question, list_steps(path), "chat", shows_gold=settings.shows_gold)
+    assert not isinstance(messages, str)
+    return TeacherRequest(
+        messages=messages,
+        temperature=settings.retry_temperature if attempt else settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed,
+        attempt=attempt,
+        max_tokens=settings.max_tokens,
+    )
+
+
+def list_steps(path: ReasoningPath) -> list[str]:
+    """Return a mistake's steps; the last one states its final answer, where it has one."""
+    steps = split_steps(cut_at_next_question(path.text))
+    if path.final_answer is None:
+        return steps
+    if steps and extract_answer(steps[-1]) == path.final_answer:
+        return steps
+    return [*steps, state_answer(path.final_answer)]
+
+
+def read_outcome(
+    question: Question, path: ReasoningPath, outcome: Answered | Failed, teacher: str, attempt: int = 0
+) -> Correction:
+    """Return the correction that a teacher's reply is; a bad reply is a rejected one, none a failed one."""
+    correction = Correction(
+        question_id=question.id,
+        sample_index=path.sample_index,
+        student=path.student,
+        teacher=teacher,
+        teacher_reported=None,
+        attempt=attempt,
+        original_steps=list_steps(path),
+        incorrect_step=None,
+        explanation=None,
+        corrected_solution=None,
+        final_answer=None,
+        verdict="failed",
+        reason=None,
+        reply_key=None,
+        cost_usd=0.0,
+    )
+    if isinstance(outcome, Failed):
+        return correction.model_copy(update={"reason": outcome.reason})
+    reply = outcome.reply
+    told: dict[str, object] = {
+        "teacher_reported": reply.model,
+        "reply_key": outcome.reply_key,
+        "cost_usd": reply.cost_usd,
+    }
+    found = read_reply(reply.text, question, correction.original_steps)
+    if found["verdict"] == "rejected" and (
+        why := explain_finish(reply.finish_reason, reply.completion_tokens)
+    ):
+        found["reason"] = f"{why}: {found['reason']}"
+    return correction.model_copy(update=told | found)
+
+
+def read_reply(text: str, question: Question, original_steps: Sequence[str]) -> dict[str, object]:
+    """Return the fields of a correction that a reply's text decides."""
+    try:
+        parsed = parse_reply(text, original_steps)
+    except UnparseableReply as err:
+        return {"verdict": "rejected", "reason": err.reason}
+    read: dict[str, object] = {
+        "incorrect_step": parsed.incorrect_step,
+        "explanation": parsed.explanation,
+        "corrected_solution": parsed.corrected_solution,
+    }
+    try:
+        judgement = judge_correction(parsed, question, original_steps)
+    except LemaError as err:  # the gold answer cannot be read: no verdict on this question
+        return read | {"verdict": "rejected", "reason": str(err)}
+    return read | {
+        "final_answer": judgement.final_answer,
+        "verdict": judgement.verdict,
+        "reason": judgement.reason,
+        "checks": judgement.checks,
+    }
+
+
+def explain_finish(finish_reason: str, tokens: int | None) -> str | None:
+    """Return why a reply is not whole; None for a whole one."""
+    if finish_reason == "length":
+        return f"the reply was cut after {tokens} tokens" if tokens else "the reply was cut"
+    return "the provider filtered the reply" if finish_reason == "content_filter" else None
+
+
+def order_corrections(corrections: Iterable[Correction], mistakes: Iterable[Mistake]) -> list[Correction]:
+    """Return the corrections in the order of their mistakes, one each: of several the one that stands last."""
+    by_path: Mapping[tuple[str, str, int], Correction] = {path_key(one): one for one in corrections}
+    keys = (path_key(path) for _, path in mistakes)
+    return [by_path[key] for key in keys if key in by_path]
+
+
+def path_key(record: ReasoningPath | Correction) -> tuple[str, str, int]:
+    """Return what names a path, in its own record and in its correction's."""
+    return record.question_id, record.student, record.sample_index
