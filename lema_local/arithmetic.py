@@ -44,6 +44,12 @@ class Claim:
     is_true: bool
     operands: tuple[Fraction, ...]
     """The numbers in `left`, in order."""
+    terms: tuple[Fraction, ...]
+    """What `left` adds up, with signs: `16-3*4` has 16 and -12; one term where it is no sum."""
+    factors: tuple[Fraction, ...]
+    """What `left` multiplies, divisors as fractions: `60/2*5` has 60, 1/2 and 5; one factor where it is no product."""
+    operators: str
+    """The operators in `left`, in the order they are worked out."""
 
 
 def strip_marks(text: str) -> str:
@@ -197,7 +203,9 @@ class _Value:
     """The value of the first number or bracket: what `5+3=8-2=6` means by its 8."""
     written: str
     operands: tuple[Fraction, ...]
-    operators: int = 0
+    terms: tuple[Fraction, ...]
+    factors: tuple[Fraction, ...]
+    operators: str = ""
     percents: int = 0
     decimals: int = 0
     has_cents: bool = False
@@ -249,8 +257,8 @@ class _Parser:
             return self._bracket(position, depth)
         if token.kind != "number":
             raise NotArithmetic(f"{token.text!r} is no number")
-        number = token.value
-        value = _Value(number, number, number, token.text, (number,), decimals=token.decimals)
+        number, alone = token.value, (token.value,)
+        value = _Value(number, number, number, token.text, alone, alone, alone, decimals=token.decimals)
         return self._with_suffix(value, position + 1)
 
     def _bracket(self, position: int, depth: int) -> tuple[_Value, int]:
@@ -297,13 +305,22 @@ class _Parser:
 
 
 def _apply(left: _Value, operator: str, right: _Value) -> _Value:
+    value = _compute(left.value, operator, right.value)
+    terms: tuple[Fraction, ...] = (value,)
+    factors = terms
+    if operator in "+-":
+        terms = left.terms + tuple(term if operator == "+" else -term for term in right.terms)
+    elif operator in "*/":
+        factors = left.factors + tuple(factor if operator == "*" else 1 / factor for factor in right.factors)
     return _Value(
-        _compute(left.value, operator, right.value),
+        value,
         _compute(left.plain, operator, right.plain),
         left.first,
         f"{left.written}{operator}{right.written}",
         left.operands + right.operands,
-        left.operators + right.operators + 1,
+        terms,
+        factors,
+        left.operators + right.operators + operator,
         left.percents + right.percents,
         max(left.decimals, right.decimals),
         left.has_cents or right.has_cents,
@@ -340,6 +357,8 @@ def _negate(value: _Value) -> _Value:
         plain=-value.plain,
         first=-value.first,
         operands=(-value.operands[0], *value.operands[1:]),
+        terms=tuple(-term for term in value.terms),
+        factors=(-value.factors[0], *value.factors[1:]),
         written=f"-{value.written}",
     )
 
@@ -349,6 +368,8 @@ def _percent(value: _Value) -> _Value:
         value,
         value=value.value / 100,
         first=value.first / 100,
+        terms=(value.value / 100,),
+        factors=(value.value / 100,),
         percents=value.percents + 1,
         written=f"{value.written}%",
     )
@@ -369,7 +390,17 @@ def _scan(text: str, is_rounded: bool) -> Iterator[Claim]:
         for left, right in pairwise(sides):
             if left.operators or right.operators:
                 is_true = _holds(left, right, is_rounded)
-                yield Claim(left.written, right.written, left.value, right.value, is_true, left.operands)
+                yield Claim(
+                    left.written,
+                    right.written,
+                    left.value,
+                    right.value,
+                    is_true,
+                    left.operands,
+                    left.terms,
+                    left.factors,
+                    left.operators,
+                )
         position = max(after, position + 1)
 
 
