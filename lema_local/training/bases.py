@@ -1,0 +1,268 @@
+"""The model that an adapter is fitted to, as a Hugging Face folder on this machine.
+
+A base is named by its GGUF file, by a folder, or by its name on the hub. A GGUF is converted once, into
+`LEMA_HOME/bases/<hash>`: transformers refuses to load a GGUF and quantize it to NF4 in one go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lema_local.errors import BackendError, BackendUnavailable, InputError, LemaError
+from lema_local.home import lema_home
+from lema_local.runs import hash_file, write_text
+from lema_local.training.base import BaseFacts
+from lema_local.training.gguf_files import GgufFacts, read_gguf_facts
+from lema_local.training.libraries import quiet_libraries
+
+FACTS_NAME = "lema_base.json"
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+OTHERS = ("*.json", "*.model", "*.txt", "*.jinja")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+CONVERTIBLE = frozenset({"llama", "qwen2"})
+"""GGUF architectures whose conversion is proved by tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A model to fit adapters to."""
+
+    folder: Path
+    """With config.json, the tokenizer's files and safetensors."""
+    facts: BaseFacts
+
+
+def open_base(source: str | Path) -> Base:
+    """Return the base named by a GGUF file, a Hugging Face folder or a hub name; converts or fetches it once.
+
+    Raises:
+        InputError: If it is none of these, or cannot be trained.
+        BackendUnavailable: If a hub model cannot be fetched.
+        LemaError: If the disk has no room for a conversion.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path, str(source), "folder")
+    if path.is_file():
+        return _open_gguf(path)
+    if HUB_NAME.fullmatch(str(source)) and path.suffix != ".gguf":
+        return _open_folder(_fetch(str(source)), str(source), "hub")
+    raise InputError(
+        f"no such base: {source}",
+        hint="give a GGUF file, a Hugging Face folder, or a name such as Qwen/Qwen2.5-0.5B",
+    )
+
+
+def check_matches_gguf(facts: BaseFacts, gguf: GgufFacts) -> None:
+    """Stop where an adapter of this base cannot fit the GGUF.
+
+    Raises:
+        InputError: If vocabulary, layers or hidden size differ.
+    """
+    pairs = {
+        "layers": (facts.layers, gguf.layers),
+        "hidden size": (facts.hidden_size, gguf.hidden_size),
+        "vocabulary": (facts.vocab_size, gguf.vocab_size),
+    }
+    wrong = [f"{name} {ours} against {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+    if wrong:
+        raise InputError(
+            f"the base {facts.source} does not match {gguf.path}: {', '.join(wrong)}",
+            hint="give the GGUF of the very model that is trained",
+        )
+
+
+def _open_gguf(path: Path) -> Base:
+    from filelock import FileLock
+
+    facts = read_gguf_facts(path)
+    _check_convertible(facts)
+    sha256 = hash_file(path)
+    folder = lema_home() / "bases" / sha256[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / FACTS_NAME).is_file():
+            _convert(facts, sha256, folder)
+    stored = BaseFacts.model_validate_json((folder / FACTS_NAME).read_text(encoding="utf-8"))
+    return Base(folder, stored.model_copy(update={"source": str(path)}))
+
+
+def _check_convertible(facts: GgufFacts) -> None:
+    if facts.architecture not in CONVERTIBLE:
+        raise InputError(
+            f"{facts.path}: a GGUF of the architecture {facts.architecture} cannot be converted for training yet "
+            f"(only {', '.join(sorted(CONVERTIBLE))})",
+            hint="give the Hugging Face folder or hub name of the same model as the base",
+        )
+    if facts.rope_scaling:
+        # transformers' GGUF loader drops it: the model would differ at every position.
+        raise InputError(
+            f"{facts.path}: its scaling of positions ({facts.rope_scaling}) is lost when a GGUF is converted",
+            hint="give the Hugging Face folder or hub name of the same model as the base",
+        )
+
+
+def _convert(facts: GgufFacts, sha256: str, folder: Path) -> None:
+    """Write the folder under another name and rename it, so that half a base never has the final name."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed conversion; the lock says that nobody writes it
+    bytes_each = 4 if facts.main_type == "F32" else 2
+    _check_room(folder.parent, facts.parameters * bytes_each, facts.path)
+    partial.mkdir()
+    try:
+        architecture = _write_model(facts, partial)
+    except (RuntimeError, ValueError, KeyError, OSError) as err:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise BackendError(
+            f"{facts.path} could not be converted for training: {err}",
+            hint="give the Hugging Face folder or hub name of the same model as the base",
+        ) from err
+    base = BaseFacts(
+        source=str(facts.path), kind="gguf", sha256=sha256, architecture=architecture, vocab_size=facts.vocab_size,
+        layers=facts.layers, hidden_size=facts.hidden_size, add_bos=facts.add_bos, bos_id=facts.bos_id,
+        eos_id=facts.eos_id, stop_ids=facts.stop_ids,
+    )  # fmt: skip
+    write_text(partial / FACTS_NAME, base.model_dump_json(indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def _write_model(facts: GgufFacts, folder: Path) -> str:
+    """Write weights, configuration and tokenizer; return Hugging Face's name of the architecture."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    dtype = {"F32": torch.float32, "BF16": torch.bfloat16}.get(facts.main_type, torch.float16)
+    where = {"gguf_file": facts.path.name, "local_files_only": True}
+    with quiet_libraries():
+        model = AutoModelForCausalLM.from_pretrained(
+            facts.path.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **where
+        )
+        # Where these stay, save_pretrained takes the model for one that is still quantized, and refuses.
+        for owner, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
+            if hasattr(owner, name):
+                delattr(owner, name)
+        model.config.eos_token_id = facts.eos_id
+        model.config.bos_token_id = facts.bos_id
+        model.generation_config.eos_token_id = list(facts.stop_ids)
+        model.generation_config.bos_token_id = facts.bos_id
+        model.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(facts.path.parent, **where)
+        _set_special_tokens(tokenizer, facts)
+        tokenizer.save_pretrained(folder)
+    return str(model.config.model_type)
+
+
+def _set_special_tokens(tokenizer: Any, facts: GgufFacts) -> None:
+    """Take them from the metadata: the loader may leave them unset."""
+    for name, token_id in (
+        ("bos_token", facts.bos_id),
+        ("eos_token", facts.eos_id),
+        ("pad_token", facts.pad_id),
+    ):
+        if token_id is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(int(token_id)))
+    if tokenizer.pad_token is None:
+        # Harmless here, unlike with collators that mask by it: the labels are our own.
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _check_room(folder: Path, needed: int, what: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.05:
+        raise LemaError(
+            f"no room to convert {what}: {needed / 2**30:.1f} GiB needed in {folder}, {free / 2**30:.1f} GiB free",
+            hint="free some space, or set LEMA_HOME to a folder on a larger disk",
+        )
+
+
+def _fetch(name: str) -> Path:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*WEIGHTS, *OTHERS]))
+    except GatedRepoError as err:
+        raise BackendUnavailable(
+            f"{name} is gated on the hub",
+            hint=f"accept its terms at https://huggingface.co/{name}, then: hf auth login",
+        ) from err
+    except RepositoryNotFoundError as err:
+        raise BackendUnavailable(
+            f"the hub has no model {name}", hint="check the name, or: hf auth login"
+        ) from err
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError) as err:
+        raise BackendUnavailable(
+            f"{name} cannot be fetched from the hub: {err}", hint="go online once, or give a local folder"
+        ) from err
+
+
+def _open_folder(folder: Path, source: str, kind: str) -> Base:
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise InputError(
+            f"{folder} is no model folder: it has no config.json", hint="give a Hugging Face model folder"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} has no *.safetensors", hint="convert the weights with save_pretrained")
+    if config.get("quantization_config"):
+        raise InputError(f"{folder} holds quantized weights", hint="give the unquantized model as the base")
+    return Base(folder, _folder_facts(folder, source, kind, config))
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as err:
+        raise InputError(f"{path} cannot be read: {err}", hint="fetch the model again") from err
+    return value if isinstance(value, dict) else None
+
+
+def _folder_facts(folder: Path, source: str, kind: str, config: Mapping[str, Any]) -> BaseFacts:
+    from transformers import AutoTokenizer
+
+    with quiet_libraries():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as err:
+            raise InputError(
+                f"{folder} has no tokenizer that loads: {err}", hint="fetch the model again"
+            ) from err
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"{folder}: its tokenizer has no end token", hint="set eos_token in tokenizer_config.json"
+        )
+    generation = _read_json(folder / "generation_config.json") or {}
+    stops = generation.get("eos_token_id", config.get("eos_token_id"))
+    stop_ids = {int(tokenizer.eos_token_id), *([stops] if isinstance(stops, int) else stops or [])}
+    first = tokenizer("a").input_ids[:1]
+    return BaseFacts.model_validate({
+        "source": source, "kind": kind, "sha256": _hash_folder(folder), "architecture": config.get("model_type"),
+        "vocab_size": config.get("vocab_size"), "layers": config.get("num_hidden_layers"),
+        "hidden_size": config.get("hidden_size"), "add_bos": first == [tokenizer.bos_token_id],
+        "bos_id": tokenizer.bos_token_id, "eos_id": tokenizer.eos_token_id, "stop_ids": tuple(sorted(stop_ids)),
+    })  # fmt: skip
+
+
+def _hash_folder(folder: Path) -> str:
+    """Return a hash of what decides the model: configuration, tokenizer and weights, by name and content."""
+    digest = hashlib.sha256()
+    names = {path.name for pattern in (*WEIGHTS, *OTHERS) for path in folder.glob(pattern)} - {FACTS_NAME}
+    for name in sorted(names):
+        digest.update(f"{name}\0{hash_file(folder / name)}\n".encode())
+    return digest.hexdigest()

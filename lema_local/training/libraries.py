@@ -1,0 +1,82 @@
+"""The heavy libraries of training: are they there, and kept from chattering."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lema_local.errors import BackendUnavailable
+
+NEEDED = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "gguf",
+    "safetensors",
+)
+
+
+def require_training_libraries() -> None:
+    """Say what is missing before anything is started.
+
+    Raises:
+        BackendUnavailable: If a library that training needs is not installed.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BackendUnavailable(
+            f"training and export need {', '.join(missing)}, which is not installed",
+            hint='pip install "lema-local[train]"',
+        )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[list[str]]:
+    """Silence the libraries' progress bars and log lines; collect their warnings, each one once.
+
+    The list fills while the block runs and is complete after it.
+    """
+    # Before the first import: it announces there that an optional kernel package is missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    collected: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        restore = _hush()
+        try:
+            yield collected
+        finally:
+            restore()
+            collected.extend(dict.fromkeys(f"{item.category.__name__}: {item.message}" for item in caught))
+
+
+def _hush() -> Callable[[], None]:
+    """Turn the chatter off; return what turns it on again."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, had_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    had_dataset_bars = not datasets.are_progress_bars_disabled()
+    others = {name: logging.getLogger(name).level for name in ("trl", "peft", "accelerate", "torch")}
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for name in others:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    def restore() -> None:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+        if had_dataset_bars:
+            datasets.enable_progress_bars()
+        for name, level in others.items():
+            logging.getLogger(name).setLevel(level)
+
+    return restore

@@ -1,0 +1,249 @@
+"""The trainer that works on this machine: fits adapters to one base, exports them, compares the two."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lema_local.errors import InputError, RunStateError
+from lema_local.jsonl import finish
+from lema_local.records import TrainingExample
+from lema_local.runs import fingerprint, library_versions, write_text
+from lema_local.training.base import (
+    AnswerGreedily,
+    ExportResult,
+    FidelityResult,
+    OnProgress,
+    TokenizePrompt,
+    TrainResult,
+    TrainSettings,
+)
+from lema_local.training.bases import FACTS_NAME, Base, check_matches_gguf, open_base
+from lema_local.training.batches import BatchPlan, count_steps, plan_batches
+from lema_local.training.checkpoints import remove_checkpoints
+from lema_local.training.export import export_adapter
+from lema_local.training.gguf_files import read_gguf_facts
+from lema_local.training.libraries import require_training_libraries
+from lema_local.training.models import choose_compute
+from lema_local.training.tokens import (
+    EncodedExample,
+    Encoder,
+    check_labels,
+    check_same_tokens,
+    encode_examples,
+)
+
+RESULT_NAME = "lema_training.json"
+NOT_IN_RESULT = {"save_every_steps"}
+
+
+class TrainingRecord(BaseModel):
+    """`lema_training.json` beside the adapter: what made it and what came of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fingerprint: str
+    settings: TrainSettings
+    result: TrainResult
+
+
+class LocalTrainer:
+    """Implements `Trainer`.
+
+    Args:
+        base: GGUF file, Hugging Face folder or hub name of the model to fit adapters to.
+        base_gguf: The GGUF that llama.cpp runs; None: `base` is that file.
+
+    Raises:
+        BackendUnavailable: If torch or another library of training is not installed.
+    """
+
+    def __init__(self, base: str | Path, base_gguf: Path | None = None) -> None:
+        require_training_libraries()
+        self._source = base
+        self._base_gguf = base_gguf
+
+    @cached_property
+    def base(self) -> Base:
+        """The base as a folder; converted or fetched on first use, and checked against the GGUF."""
+        opened = open_base(self._source)
+        if self._base_gguf is not None:
+            check_matches_gguf(opened.facts, read_gguf_facts(self._base_gguf))
+        return opened
+
+    def train(
+        self,
+        examples: Sequence[TrainingExample],
+        settings: TrainSettings,
+        out_dir: Path,
+        on_progress: OnProgress,
+        tokenize_prompt: TokenizePrompt | None = None,
+    ) -> TrainResult:
+        """Fit an adapter; see `Trainer.train`."""
+        settings = _own_settings(settings)
+        encoder = Encoder(self.base, settings.prompt_style)
+        if tokenize_prompt is not None:
+            check_same_tokens(encoder, tokenize_prompt, (example.prompt for example in examples))
+        encoded, left_out = encode_examples(encoder, examples, settings.max_length)
+        check_labels(((example.id, example.labels) for example in encoded), self.base.facts.stop_ids)
+        key = _fingerprint(self.base, settings, encoded)
+        finished = _finished(out_dir, key)
+        if finished is not None:
+            return finished
+        return self._fit(encoder, encoded, left_out, settings, out_dir, on_progress, key)
+
+    def _fit(
+        self,
+        encoder: Encoder,
+        encoded: list[EncodedExample],
+        left_out: list[str],
+        settings: TrainSettings,
+        out_dir: Path,
+        on_progress: OnProgress,
+        key: str,
+    ) -> TrainResult:
+        from lema_local.training.qlora import CHECKPOINTS, Job, Outcome, fit
+
+        compute = choose_compute()
+        plan = make_plan(encoded, settings)
+        job = Job(self.base.folder, encoded, plan, settings, compute, encoder.tokenizer, key, out_dir)
+        partial = out_dir / "adapter.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        outcome: Outcome = fit(job, on_progress, partial)
+        last = outcome.log[-10:]
+        result = TrainResult(
+            adapter_dir=out_dir / "adapter",
+            optimizer_steps=plan.steps,
+            examples=len(encoded),
+            tokens=sum(len(example.input_ids) for example in encoded),
+            trained_tokens=sum(example.trained_tokens for example in encoded),
+            trained_tokens_by_kind=_by_kind(encoded),
+            left_out_ids=tuple(left_out),
+            final_loss=sum(line.loss for line in last) / len(last),
+            seconds=outcome.log[-1].seconds,
+            peak_memory_gib=max(line.memory_gib for line in outcome.log),
+            details={
+                "base": self.base.facts.model_dump(mode="json"),
+                **asdict(compute),
+                "optimizer": compute.optimizer,
+                "micro_batches_per_step": plan.micro_batches_per_step,
+                "resumed_at_step": outcome.resumed_at,
+                "library_warnings": outcome.warnings,
+                "versions": library_versions(),
+            },
+        )
+        self._finish(partial, result, settings, key)
+        remove_checkpoints(out_dir / CHECKPOINTS)
+        return result
+
+    def export(self, adapter_dir: Path, out_path: Path) -> ExportResult:
+        """Write the adapter as GGUF; see `Trainer.export`."""
+        return export_adapter(adapter_dir, self._gguf(), out_path)
+
+    def check_fidelity(
+        self,
+        adapter_dir: Path,
+        prompts: Sequence[str],
+        *,
+        with_adapter: AnswerGreedily,
+        without_adapter: AnswerGreedily,
+        max_tokens: int,
+    ) -> FidelityResult:
+        """Compare the exported student with the trained one; see `Trainer.check_fidelity`."""
+        from lema_local.training.fidelity import compare_students
+
+        record = read_training_record(adapter_dir)
+        settings = record.settings if record else TrainSettings()
+        return compare_students(
+            self.base, adapter_dir, prompts, settings, with_adapter=with_adapter, without_adapter=without_adapter,
+            max_tokens=max_tokens,
+        )  # fmt: skip
+
+    def _gguf(self) -> Path:
+        if self._base_gguf is not None:
+            return self._base_gguf
+        if self.base.facts.kind != "gguf":
+            raise InputError(
+                f"the base {self._source} is no GGUF, so there is nothing to put the exported adapter on",
+                hint="give the GGUF of the same model",
+            )
+        return Path(self._source)
+
+    def _finish(self, partial: Path, result: TrainResult, settings: TrainSettings, key: str) -> None:
+        """Put beside the weights what made them, then give the folder its name."""
+        (partial / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
+        write_text(partial / FACTS_NAME, self.base.facts.model_dump_json(indent=2) + "\n")
+        record = TrainingRecord(fingerprint=key, settings=settings, result=result)
+        write_text(partial / RESULT_NAME, record.model_dump_json(indent=2) + "\n")
+        finish(partial, result.adapter_dir)
+
+
+def make_plan(encoded: Sequence[EncodedExample], settings: TrainSettings) -> BatchPlan:
+    """Return which examples each step sees."""
+    steps = count_steps(len(encoded), settings.batch_size, settings.epochs, settings.max_steps)
+    return plan_batches(
+        [len(example.input_ids) for example in encoded], batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size, steps=steps, seed=settings.seed, is_packed=settings.is_packed,
+    )  # fmt: skip
+
+
+def read_training_record(adapter_dir: Path) -> TrainingRecord | None:
+    """Return what made an adapter; None where it was not made by this project.
+
+    Raises:
+        InputError: If the record is damaged.
+    """
+    path = adapter_dir / RESULT_NAME
+    if not path.is_file():
+        return None
+    try:
+        record = TrainingRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as err:
+        raise InputError(f"{path} is damaged: {err.error_count()} problem(s)", hint="train again") from err
+    return record.model_copy(update={"result": replace(record.result, adapter_dir=adapter_dir)})
+
+
+def _finished(out_dir: Path, key: str) -> TrainResult | None:
+    """Return the result of the same training where it has finished already.
+
+    Raises:
+        RunStateError: If the folder holds another adapter.
+    """
+    adapter_dir = out_dir / "adapter"
+    if not adapter_dir.exists():
+        return None
+    record = read_training_record(adapter_dir)
+    if record is None or record.fingerprint != key:
+        raise RunStateError(
+            f"{adapter_dir} holds another adapter (of other examples, settings or another base)",
+            hint="give another folder, or remove this one",
+        )
+    return record.result
+
+
+def _own_settings(settings: TrainSettings) -> TrainSettings:
+    """Drop what a recipe's block has beyond the settings of a training."""
+    return TrainSettings.model_validate(settings.model_dump(include=set(TrainSettings.model_fields)))
+
+
+def _fingerprint(base: Base, settings: TrainSettings, encoded: Sequence[EncodedExample]) -> str:
+    """Return a hash of what decides the adapter, down to the order of the batches."""
+    return fingerprint(
+        {
+            "base": base.facts.sha256,
+            "settings": settings.model_dump(mode="json", exclude=NOT_IN_RESULT),
+            "examples": [[example.id, example.prompt_length, example.input_ids] for example in encoded],
+        }
+    )
+
+
+def _by_kind(encoded: Sequence[EncodedExample]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for example in encoded:
+        counts[example.kind] = counts.get(example.kind, 0) + example.trained_tokens
+    return counts

@@ -1,0 +1,246 @@
+"""Fitting an adapter: TRL's SFTTrainer with peft and bitsandbytes, one code path for GPU and CPU.
+
+Reads   a base folder, encoded examples, settings
+Writes  OUT/adapter/ (renamed into place, last), OUT/train_log.jsonl, OUT/checkpoints/ while it runs
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lema_local.errors import BackendError, LemaError
+from lema_local.jsonl import AppendFile, told_disk_errors
+from lema_local.training.base import OnProgress, TrainSettings
+from lema_local.training.batches import BatchPlan
+from lema_local.training.checkpoints import KEPT, LogLine, last_checkpoint, mark_complete, rewind_log
+from lema_local.training.libraries import quiet_libraries
+from lema_local.training.models import Compute, load_for_training
+from lema_local.training.tokens import EncodedExample
+
+CHECKPOINTS = "checkpoints"
+LOG_NAME = "train_log.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything that one training needs."""
+
+    base_folder: Path
+    examples: Sequence[EncodedExample]
+    plan: BatchPlan
+    settings: TrainSettings
+    compute: Compute
+    tokenizer: Any
+    fingerprint: str
+    out_dir: Path
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a training measured."""
+
+    log: list[LogLine] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    resumed_at: int = 0
+
+
+def fit(job: Job, on_progress: OnProgress, save_to: Path) -> Outcome:
+    """Train, going on from the last checkpoint, and save the adapter into `save_to`.
+
+    Raises:
+        BackendError: If loss or gradient is no longer a number, or memory runs out; checkpoints stay.
+        RunStateError: If the checkpoints belong to another training.
+    """
+    started = time.monotonic()
+    job.out_dir.mkdir(parents=True, exist_ok=True)
+    found = last_checkpoint(job.out_dir / CHECKPOINTS, job.fingerprint)
+    checkpoint, step = found if found else (None, 0)
+    outcome = Outcome(rewind_log(job.out_dir / LOG_NAME, step), resumed_at=step)
+    with quiet_libraries() as warned, AppendFile(job.out_dir / LOG_NAME) as log:
+        journal = _Journal(job, outcome, log, on_progress, started)
+        trainer = _make_trainer(job, _make_callback(journal))
+        _run(trainer, checkpoint, job.out_dir)
+        trainer.model.save_pretrained(save_to, save_embedding_layers=False)
+    outcome.warnings = warned
+    return outcome
+
+
+def _run(trainer: Any, checkpoint: Path | None, out_dir: Path) -> None:
+    import torch
+
+    try:
+        with told_disk_errors(out_dir):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as err:
+        raise BackendError(
+            f"out of memory in training: {str(err).splitlines()[0]}",
+            hint="lower train.micro_batch_size or turn gradient checkpointing on: the result stays the same",
+        ) from err
+
+
+def _make_trainer(job: Job, callback: Any) -> Any:
+    import datasets
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    model = load_for_training(job.base_folder, job.settings, job.compute)
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**_arguments(job)),
+        train_dataset=datasets.Dataset.from_dict({"positions": job.plan.micro_batches}),
+        data_collator=_make_collator(job),
+        processing_class=job.tokenizer,
+        peft_config=_lora_config(job.settings),
+        callbacks=[callback],
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            # TRL makes a quantized model's adapter bfloat16, where a step of the learning rate is lost in rounding.
+            parameter.data = parameter.data.float()
+    return trainer
+
+
+def _lora_config(settings: TrainSettings) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
+        target_modules="all-linear", bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+
+
+def _arguments(job: Job) -> dict[str, Any]:
+    settings, compute = job.settings, job.compute
+    return {
+        "output_dir": str(job.out_dir / CHECKPOINTS),
+        "max_steps": job.plan.steps,
+        # One row of the dataset is one micro-batch, laid out by the plan and read in its order.
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": job.plan.micro_batches_per_step,
+        "train_sampling_strategy": "sequential",
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "max_length": None,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "constant",
+        "optim": compute.optimizer,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": settings.seed,
+        "gradient_checkpointing": settings.has_gradient_checkpointing,
+        "use_cpu": not compute.is_cuda,
+        "bf16": compute.dtype == "bfloat16",
+        "fp16": compute.dtype == "float16",
+        "dataloader_pin_memory": compute.is_cuda,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would show the last good loss instead
+        "save_strategy": "steps",
+        "save_steps": settings.save_every_steps,
+        "save_total_limit": KEPT,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def _make_collator(job: Job) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Return what turns one laid-out row into tensors.
+
+    input_ids, labels: int64 [batch, tokens]; labels are -100 where no loss is. Packed: one row, with position_ids
+    that start anew at each example, by which attention is kept within it. Padded: with attention_mask.
+    """
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    collate = DataCollatorForLanguageModeling(
+        pad_token_id=job.tokenizer.pad_token_id, padding_free=job.settings.is_packed
+    )
+
+    def collate_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        chosen = [job.examples[position] for row in rows for position in row["positions"]]
+        return dict(collate([{"input_ids": one.input_ids, "labels": one.labels} for one in chosen]))
+
+    return collate_row
+
+
+class _Journal:
+    """Writes the log, tells progress, and stops a training whose loss is no longer a number."""
+
+    def __init__(
+        self, job: Job, outcome: Outcome, log: AppendFile, on_progress: OnProgress, started: float
+    ) -> None:
+        self._job = job
+        self._outcome = outcome
+        self._log = log
+        self._on_progress = on_progress
+        before = outcome.log[-1] if outcome.log else None
+        self._started = started - (before.seconds if before else 0.0)
+        self._tokens = before.tokens if before else 0
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        loss, norm = float(values["loss"]), float(values.get("grad_norm", 0.0))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise _diverged(self._job, step, loss, norm)
+        self._tokens += self._tokens_of(step)
+        line = LogLine(
+            step=step, loss=loss, grad_norm=norm, learning_rate=float(values["learning_rate"]), tokens=self._tokens,
+            seconds=round(time.monotonic() - self._started, 3), memory_gib=round(memory_gib(self._job.compute), 3),
+        )  # fmt: skip
+        self._log.append(line)
+        self._outcome.log.append(line)
+        shown = {
+            "loss": loss,
+            "tokens_per_s": self._tokens / max(line.seconds, 1e-9),
+            "memory_gib": line.memory_gib,
+        }
+        self._on_progress(step, self._job.plan.steps, shown)
+
+    def saved(self, step: int) -> None:
+        mark_complete(self._job.out_dir / CHECKPOINTS / f"checkpoint-{step}", self._job.fingerprint, step)
+
+    def _tokens_of(self, step: int) -> int:
+        plan = self._job.plan
+        start = (step - 1) * plan.micro_batches_per_step
+        rows = plan.micro_batches[start : start + plan.micro_batches_per_step]
+        return sum(len(self._job.examples[position].input_ids) for row in rows for position in row)
+
+
+def _make_callback(journal: _Journal) -> Any:
+    from transformers import TrainerCallback
+
+    class Callback(TrainerCallback):  # type: ignore[misc]
+        """Hands transformers' events on."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+            if "loss" in logs:  # the last event sums the run up
+                journal.write(state.global_step, logs)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            journal.saved(state.global_step)
+
+    return Callback()
+
+
+def _diverged(job: Job, step: int, loss: float, norm: float) -> LemaError:
+    ids = [job.examples[position].id for position in job.plan.step(step)]
+    named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+    return BackendError(
+        f"training stopped at step {step}: loss {loss}, gradient norm {norm}; the checkpoint before it is kept in "
+        f"{job.out_dir / CHECKPOINTS}. Examples of this step: {named}",
+        hint="lower train.learning_rate; look at these examples",
+    )
+
+
+def memory_gib(compute: Compute) -> float:
+    """Return the peak of torch's allocations on a card, this process's resident memory now on a CPU."""
+    if compute.is_cuda:
+        import torch
+
+        return float(torch.cuda.max_memory_allocated()) / 2**30
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 2**30
