@@ -1,1 +1,57 @@
-"""Students: the small models that are taught. `llama_cpp` is imported in this folder only."""
+"""Students: the llama.cpp engine, any OpenAI-compatible endpoint, and a scripted one for tests.
+
+`open_student` is the one way in. `llama_cpp` is imported in this folder only, and only when it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from lema_local.students.base import PromptStyle, Student
+
+
+def open_student(
+    spec: str,
+    *,
+    url: str | None = None,
+    adapter: Path | Sequence[tuple[Path, float]] | None = None,
+    prompt_style: PromptStyle | Literal["auto"] = "auto",
+    slots: int | None = None,
+    threads: int | None = None,
+    context_tokens: int | None = None,
+    gpu_layers: int = 0,
+    chosen: Mapping[str, Any] | None = None,
+    on_chosen: Callable[[dict[str, Any]], None] | None = None,
+) -> Student:
+    """Return a student that is ready to be sampled.
+
+    Args:
+        spec: A GGUF file, or `hf:OWNER/REPO/FILE.gguf`; with `url` the model's name at the endpoint.
+        url: Base URL of an OpenAI-compatible endpoint (`http://127.0.0.1:8080/v1`).
+        adapter: A GGUF LoRA adapter, or several with their scales.
+        prompt_style: `auto`: chat where the model has a template.
+        slots: Paths decoded at once; None: chosen.
+        threads: None: the physical cores.
+        context_tokens: Longest sequence, prompt and new tokens together; None: what the model was trained on.
+        gpu_layers: Layers on the GPU; -1: all.
+        chosen: What an earlier start chose, to be used again on resume.
+        on_chosen: Called once with what the engine chose, before anything is decoded: to be written down.
+
+    Raises:
+        BackendUnavailable: If the file, the adapter or the endpoint cannot be used.
+    """
+    from lema_local.students.layout import EngineOptions
+    from lema_local.students.llamacpp import LlamaStudent
+
+    adapters = ((adapter, 1.0),) if isinstance(adapter, Path) else tuple(adapter or ())
+    return LlamaStudent(
+        Path(spec),
+        adapters=adapters,
+        prompt_style=prompt_style,
+        options=EngineOptions(slots, threads, context_tokens, gpu_layers),
+        chosen=chosen,
+        on_chosen=on_chosen,
+    )
