@@ -73,7 +73,7 @@ def _compare_expressions(gold: str, prediction: str) -> Comparison:
         return Comparison(True, "string")
     if len(gold) == 1 and gold in "ABCDEFGHIJ" and (letter := read_letter(prediction)):
         return Comparison(letter[0] == gold, "choice")
-    if _WORDS.fullmatch(gold) and len(gold) > 2:
+    if is_words(gold):
         return Comparison(fold_text(gold) == fold_text(prediction), "string")
     from lema_local.answers.symbolic import solve
 
@@ -82,6 +82,20 @@ def _compare_expressions(gold: str, prediction: str) -> Comparison:
 
 def is_readable(gold: str) -> bool:
     """Whether a cleaned gold answer that is no plain number can be compared with: as words or by algebra."""
+    if is_words(gold):
+        return True
     from lema_local.answers.symbolic import can_parse
 
-    return _WORDS.fullmatch(gold) is not None or can_parse(gold) is True
+    return can_parse(gold) is True
+
+
+def is_words(gold: str) -> bool:
+    """Whether a cleaned answer is words that are compared as such."""
+    return _WORDS.fullmatch(gold) is not None and len(gold) > 2
+
+
+def vote_key(answer: str) -> str:
+    """Return a final answer in a form that equal answers mostly share, for majority votes and counting."""
+    cleaned = clean_answer(answer)
+    number = parse_number(cleaned)
+    return str(number.value) if number is not None else fold_text(cleaned)

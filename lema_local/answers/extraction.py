@@ -17,7 +17,8 @@ from lema_local.answers.surface import MAX_ANSWER_CHARS, clean_answer, find_clos
 
 # A few-shot prompt teaches a model to go on with the next question; nothing behind that belongs to this one.
 _NEXT_QUESTION = re.compile(
-    r"\n[ \t]*(?:[#*_>]{1,4}[ \t]*)?(?:Q|Question|Problem|Exercise|Instruction|Human|User)[ \t]*\d*[ \t]*(?:\*\*[ \t]*)?:"
+    r"\n[ \t]*(?:[#*_>]{1,4}[ \t]*)?"
+    r"(?:Q|Question|Problem|Exercise|Instruction|Human|User)[ \t]*\d*[ \t]*(?:\*\*[ \t]*)?:"
     r"|\n[ \t]*#{2,4}[ \t]*(?:Instruction|Question|Problem|Input)\b"
     r"|<\|(?:im_start|start_header_id|eot_id|im_end|endoftext|end_of_text)\|>|</s>"
     r"|\nPlease solve the following math problem\.",

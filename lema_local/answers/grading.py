@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lema_local.answers.choices import find_choices
-from lema_local.answers.comparison import compare_answers
+from lema_local.answers.comparison import compare_answers, is_readable, is_words
 from lema_local.answers.extraction import cut_at_next_question, find_claim
 from lema_local.answers.numbers import parse_number
 from lema_local.answers.surface import MAX_ANSWER_CHARS, clean_answer
@@ -41,6 +41,15 @@ def grade_path(text: str, question: Question, *, stop_reason: StopReason = "end"
     return Grade(claim.answer, _VERDICTS[comparison.is_equal], comparison.rule)
 
 
+def grade_answer(answer: str, question: Question) -> Grade:
+    """Grade a final answer that stands by itself, as `grade_path` grades the one it finds in a path."""
+    final_answer = clean_answer(answer) if len(answer) <= MAX_ANSWER_CHARS else answer
+    if not final_answer:
+        return Grade(None, "no_answer", "none")
+    comparison = compare_answers(question.gold_answer, final_answer, choices=question.choices)
+    return Grade(final_answer, _VERDICTS[comparison.is_equal], comparison.rule)
+
+
 def check_gold(question: Question) -> None:
     """Make sure that a gold answer can be compared with.
 
@@ -69,6 +78,17 @@ def find_gold_problem(question: Question) -> str | None:
         )
     if parse_number(gold) is not None:
         return None
-    from lema_local.answers.comparison import is_readable
-
     return None if is_readable(gold) else f"the gold answer {gold!r} does not parse"
+
+
+def describe_gold(question: Question) -> str:
+    """Return the kind of a gold answer: choice, integer, decimal, fraction, words or expression."""
+    if question.choices is not None:
+        return "choice"
+    gold = clean_answer(question.gold_answer)
+    number = parse_number(gold)
+    if number is None:
+        return "words" if is_words(gold) else "expression"
+    if number.is_fraction:
+        return "fraction"
+    return "decimal" if number.decimals else "integer"

@@ -5,6 +5,8 @@ Only `symbolic` calls this, always in another process. Exceptions of the solver 
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 MEMORY_MIB = 1024
@@ -19,12 +21,14 @@ def limit_resources() -> None:
     import math_verify  # noqa: F401
     import sympy  # noqa: F401
 
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we keep the time ourselves
+
     try:
         import resource
     except ImportError:
         return
-    with open("/proc/self/statm") as stream:
-        used = int(stream.read().split()[0]) * resource.getpagesize()
+    statm = Path("/proc/self/statm")
+    used = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
     limit = used + MEMORY_MIB * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 

@@ -104,6 +104,22 @@ def load_questions(
     return questions if limit is None else questions[:limit]
 
 
+def parse_mapping(text: str | None) -> dict[str, str] | None:
+    """Return the mapping that `--map question=problem,gold_answer=answer` writes; None for None.
+
+    Raises:
+        InputError: If it is not of that form.
+    """
+    if text is None:
+        return None
+    pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
+    if not pairs or any(len(pair) != 2 or not pair[0].strip() or not pair[1].strip() for pair in pairs):
+        raise InputError(
+            f"cannot read the mapping '{text}'", hint="--map question=problem,gold_answer=answer"
+        )
+    return {name.strip(): field.strip() for name, field in pairs}
+
+
 def read_questions(path: Path) -> list[Question]:
     """Return the questions of a JSON Lines file in the project's form.
 

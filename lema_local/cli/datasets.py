@@ -1,0 +1,154 @@
+"""`lema datasets`: which datasets there are, what one looks like, and what is wrong with a question file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lema_local.cli.progress import notice, progress_bar
+from lema_local.errors import InputError
+
+if TYPE_CHECKING:
+    from lema_local.datasets import Dataset
+    from lema_local.records import Question
+
+
+@click.group()
+def datasets() -> None:
+    """List, show or check datasets."""
+
+
+@datasets.command("list")
+@click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
+def list_command(is_json: bool) -> None:
+    """List the datasets that are known by name."""
+    from lema_local.datasets import DATASETS
+
+    for dataset in DATASETS.values():
+        if is_json:
+            click.echo(json.dumps(_to_json(dataset)))
+        else:
+            click.echo(f"{dataset.name:<8} {dataset.title}\n         {_describe_splits(dataset)}")
+
+
+def _to_json(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "title": dataset.title,
+        "answer_kind": dataset.answer_kind,
+        "splits": dict(dataset.splits),
+        "held_out": sorted(dataset.held_out),
+        "source": dataset.source,
+        "hub": dataset.hub.repo if dataset.hub else None,
+        "licence": dataset.licence,
+    }
+
+
+def _describe_splits(dataset: Dataset) -> str:
+    return ", ".join(
+        f"{split} {size:,}{' (for evaluation only)' if split in dataset.held_out else ''}"
+        for split, size in dataset.splits.items()
+    )
+
+
+@datasets.command()
+@click.argument("name")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+def show(name: str, is_json: bool) -> None:
+    """Show what is known of the dataset NAME, and how to give it."""
+    from lema_local.datasets import DATASETS
+
+    if name not in DATASETS:
+        raise InputError(f"unknown dataset '{name}'", hint=f"one of {', '.join(DATASETS)}")
+    dataset = DATASETS[name]
+    if is_json:
+        click.echo(json.dumps(_to_json(dataset)))
+        return
+    split = next(iter(dataset.splits))
+    lines = {
+        "splits": _describe_splits(dataset),
+        "answers": {"number": "numbers", "expression": "numbers and expressions", "choice": "choices"}[
+            dataset.answer_kind
+        ],
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "from a file": f"{name}:FILE@{split}",
+        "from the hub": f"{name}@{split} ({dataset.hub.repo})" if dataset.hub else "no",
+    }
+    click.echo(dataset.title)
+    for key, value in lines.items():
+        click.echo(f"  {key:<13} {value}")
+
+
+@datasets.command()
+@click.argument("questions", metavar="QUESTIONS")
+@click.option(
+    "--map",
+    "mapping",
+    metavar="FIELD=THEIRS,...",
+    help="For own:FILE: which of its fields are question, gold_answer, gold_rationale, choices, id, split.",
+)
+@click.option("--examples", default=2, show_default=True, help="Questions to show.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+def check(questions: str, mapping: str | None, examples: int, is_json: bool) -> None:
+    """Check QUESTIONS: counts, kinds of answers, examples, and gold answers that do not parse.
+
+    QUESTIONS is a JSON Lines file of questions, NAME:FILE[@SPLIT], a dataset's NAME, or own:FILE.
+    """
+    from lema_local.datasets import load_questions, parse_mapping
+
+    loaded = load_questions(questions, mapping=parse_mapping(mapping))
+    kinds, problems = _check_golds(loaded)
+    report = {
+        "questions": len(loaded),
+        "splits": dict(Counter(f"{question.dataset}/{question.split}" for question in loaded)),
+        "answers": dict(kinds.most_common()),
+        "with_rationale": sum(question.gold_rationale is not None for question in loaded),
+        "with_choices": sum(question.choices is not None for question in loaded),
+        "problems": problems,
+    }
+    if is_json:
+        click.echo(json.dumps(report))
+    else:
+        _print_report(report, loaded[:examples])
+    if problems:
+        raise InputError(
+            f"{len(problems)} gold answer(s) of {questions} do not parse", hint="mend or leave them out"
+        )
+
+
+def _check_golds(questions: list[Question]) -> tuple[Counter[str], list[str]]:
+    from lema_local.answers.grading import describe_gold, find_gold_problem
+
+    kinds: Counter[str] = Counter()
+    problems = []
+    with progress_bar("check", len(questions)) as update:
+        for done, question in enumerate(questions, 1):
+            problem = find_gold_problem(question)
+            kinds["unreadable" if problem else describe_gold(question)] += 1
+            if problem:
+                problems.append(f"{question.id}: {problem}")
+            update(done)
+    return kinds, problems
+
+
+def _print_report(report: dict[str, Any], examples: list[Question]) -> None:
+    def counts(values: dict[str, int]) -> str:
+        return ", ".join(f"{name} {count:,}" for name, count in values.items())
+
+    click.echo(f"{report['questions']:,} questions ({counts(report['splits'])})")
+    click.echo(f"  answers         {counts(report['answers'])}")
+    click.echo(f"  with rationale  {report['with_rationale']:,}")
+    click.echo(f"  with choices    {report['with_choices']:,}")
+    for question in examples:
+        click.echo(f"\n{question.id}\n  {' '.join(question.question.split())[:300]}")
+        if question.choices:
+            click.echo(f"  choices: {' | '.join(question.choices)}")
+        click.echo(f"  gold: {question.gold_answer}")
+    for problem in report["problems"][:20]:
+        notice(f"  - {problem}")
+    if len(report["problems"]) > 20:
+        notice(f"  and {len(report['problems']) - 20} more")
