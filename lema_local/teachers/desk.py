@@ -74,6 +74,10 @@ class TeacherDesk:
         """What was done so far."""
         return self._scheduler.count
 
+    def key_of(self, request: TeacherRequest) -> str:
+        """Return the key under which the journal keeps replies to a request."""
+        return self._scheduler.key_of(request)
+
     def ask_many(
         self, requests: Iterable[tuple[Item, TeacherRequest]]
     ) -> Iterator[tuple[Item, Answered | Failed]]:

@@ -174,9 +174,10 @@ class Scheduler:
         return stored if longer is None else self._look_up(longer)
 
     def _look_up(self, request: TeacherRequest) -> StoredReply | None:
-        return self._journal.find(self._key(request), request.max_tokens, after=self._after)
+        return self._journal.find(self.key_of(request), request.max_tokens, after=self._after)
 
-    def _key(self, request: TeacherRequest) -> str:
+    def key_of(self, request: TeacherRequest) -> str:
+        """Return the journal's key of a request."""
         return request_key(self._teacher.name, self._teacher.identity, request)
 
     def lengthen(self, request: TeacherRequest, stored: StoredReply) -> TeacherRequest | None:
@@ -316,7 +317,7 @@ class Scheduler:
     async def _claim(self, request: TeacherRequest, reservation: Reservation) -> StoredReply | Ticket:
         teacher = self._teacher
         future = self._journal.claim(
-            self._key(request),
+            self.key_of(request),
             teacher.name,
             teacher.identity,
             request,
