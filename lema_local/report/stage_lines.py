@@ -1,0 +1,157 @@
+"""What the stages' manifests say: states, seconds, dollars, versions, fidelity, prompts."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lema_local.errors import LemaError
+from lema_local.report.data import Fidelity, NamedText, StageLine
+from lema_local.report.files import RunReader
+from lema_local.runs import StageFolder
+
+STAGES = (
+    "0_questions", "1_sample", "2_correct", "3_augment", "4_filter", "5_build", "6_train", "7_export", "8_evaluate",
+)  # fmt: skip
+MIN_PROMPT = 40
+"""Characters; a shorter text without a line end is a prompt's name or hash."""
+
+
+def read_stages(reader: RunReader) -> list[StageLine]:
+    """Return every stage, and the parts (arms) of a stage that have manifests of their own."""
+    lines = []
+    for name in STAGES:
+        folder = reader.run_dir / name
+        parts = [_read_stage(reader, part, f"{name}/{part.name}") for part in _parts(folder)]
+        lines += [_read_stage(reader, folder, name, parts), *parts]
+    return lines
+
+
+def _parts(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        part
+        for part in folder.iterdir()
+        if StageFolder(part).manifest_path.is_file() or StageFolder(part).started_path.is_file()
+    )
+
+
+def _read_stage(reader: RunReader, folder: Path, name: str, parts: Sequence[StageLine] = ()) -> StageLine:
+    stage = StageFolder(folder)
+    try:
+        if manifest := stage.manifest():
+            return StageLine(name, "finished", manifest)
+        if started := stage.started():
+            return StageLine(name, "unfinished", started)
+    except LemaError as err:
+        reader.tell(str(err))
+        return StageLine(name, "damaged", None)
+    if parts and all(part.state == "finished" for part in parts):
+        return StageLine(name, "finished", None)
+    return StageLine(name, "unfinished" if folder.is_dir() and any(folder.iterdir()) else "not run", None)
+
+
+def counted_once(lines: Sequence[StageLine]) -> Iterator[StageLine]:
+    """Yield the lines whose seconds and dollars add up: a part is left out where its stage says them for all."""
+    told = {line.name for line in lines if line.manifest}
+    return (line for line in lines if line.name.partition("/")[0] not in told or "/" not in line.name)
+
+
+def arm_counts(lines: Sequence[StageLine], stage: str, arm: str) -> Mapping[str, Any]:
+    """Return what a stage counted for one arm, from the arm's own manifest or from the stage's."""
+    manifests = {line.name: line.manifest for line in lines if line.manifest}
+    if own := manifests.get(f"{stage}/{arm}"):
+        return own.counts
+    whole = manifests.get(stage)
+    found = whole.counts.get(arm) if whole else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every (path, value) of nested mappings, the mappings too."""
+    yield path, value
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from walk(item, (*path, str(key)))
+
+
+def find_fidelity(lines: Sequence[StageLine]) -> list[Fidelity]:
+    """Return the comparisons of exported and trained students, wherever `7_export` counts them."""
+    found: dict[str, Fidelity] = {}
+    for line in lines:
+        if line.name.startswith("7_export") and line.manifest:
+            for path, value in walk(line.manifest.counts):
+                if isinstance(value, Mapping) and {"greedy_equal", "prompts"} <= value.keys():
+                    arm = line.name.partition("/")[2] or next(iter(path), "adapter")
+                    found[arm] = _read_fidelity(arm, value)
+    return list(found.values())
+
+
+def _read_fidelity(arm: str, value: Mapping[str, Any]) -> Fidelity:
+    known = {name: value.get(name) for name in ("near_tie_logits", "nf4_greedy_equal", "nf4_mean_kl")}
+    differences = value.get("differences")
+    return Fidelity(
+        arm,
+        int(value["prompts"]),
+        int(value["greedy_equal"]),
+        int(value.get("near_ties") or 0),
+        without_adapter_equal=value.get("without_adapter_equal"),
+        differences=[one for one in differences if isinstance(one, Mapping)]
+        if isinstance(differences, list)
+        else (),
+        **known,
+    )
+
+
+def find_prompts(lines: Sequence[StageLine]) -> list[NamedText]:
+    """Return the prompts that the manifests hold in full, each once."""
+    import yaml
+
+    found: dict[str, str] = {}
+    for line in lines:
+        for path, value in walk({**line.manifest.made_from, **line.manifest.chosen} if line.manifest else {}):
+            if not path or "prompt" not in path[-1].lower():
+                continue
+            if isinstance(value, Mapping | list):
+                value = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100)
+            if isinstance(value, str) and (len(value) >= MIN_PROMPT and (" " in value or "\n" in value)):
+                found.setdefault(value, f"{line.name}: {'.'.join(path)}")
+    return [NamedText(name, text) for text, name in found.items()]
+
+
+def allows_test_questions(lines: Sequence[StageLine]) -> bool:
+    """True where a stage was told that it may train on test questions."""
+    manifests = [line.manifest for line in lines if line.manifest]
+    marks = (walk({**one.made_from, **one.counts}) for one in manifests)
+    return any(path and path[-1] == "allow_test" and value is True for mark in marks for path, value in mark)
+
+
+def merge_versions(lines: Sequence[StageLine]) -> dict[str, str]:
+    """Return each library's version; where stages differ, each version with its stages."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for line in lines:
+        for library, version in line.manifest.versions.items() if line.manifest else ():
+            found.setdefault(library, {}).setdefault(version, []).append(line.name)
+    return {
+        library: next(iter(by_version))
+        if len(by_version) == 1
+        else "; ".join(f"{version} ({', '.join(stages)})" for version, stages in by_version.items())
+        for library, by_version in found.items()
+    }
+
+
+def find_machine(lines: Sequence[StageLine]) -> dict[str, str]:
+    """Return the machine that a stage wrote down, else the one that writes this report."""
+    for line in lines:
+        for path, value in walk(line.manifest.chosen if line.manifest else {}):
+            if path and path[-1] == "machine" and isinstance(value, Mapping):
+                return {str(key): str(item) for key, item in value.items()}
+    return {
+        "the report was written on": platform.platform(),
+        "processor cores": str(os.cpu_count()),
+        "processor": platform.machine(),
+    }

@@ -1,0 +1,109 @@
+"""What a report says in sentences of its own, derived from the data and never beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from lema_local.report.data import ReportData, StageLine, TrainedArm
+from lema_local.report.stage_lines import counted_once, walk
+from lema_local.report.words import duration, number
+from lema_local.steps import number_steps
+
+QUANTITIES: Mapping[str, Callable[[TrainedArm], int | None]] = {
+    "examples": lambda arm: arm.examples,
+    "optimizer steps": lambda arm: arm.optimizer_steps,
+    "trained tokens": lambda arm: arm.trained_tokens,
+    "characters to be learnt": lambda arm: arm.target_characters,
+}
+"""What two arms may have in common; by default the examples are matched and the tokens are not."""
+
+
+def describe_matching(arms: Iterable[TrainedArm]) -> list[str]:
+    """Say of each quantity whether the arms had the same of it, and how they differ where they had not."""
+    known = list(arms)
+    if len(known) < 2:
+        return []
+    found = []
+    for name, take in QUANTITIES.items():
+        values = {arm.name: take(arm) for arm in known}
+        if name == "characters to be learnt" and all(arm.trained_tokens is not None for arm in known):
+            continue  # tokens say the same, better
+        found.append(_describe_quantity(name, values))
+    return [sentence for sentence in found if sentence]
+
+
+def _describe_quantity(name: str, values: Mapping[str, int | None]) -> str | None:
+    counts = {arm: value for arm, value in values.items() if value is not None}
+    if len(counts) < len(values):
+        return None
+    least, most = min(counts.values()), max(counts.values())
+    if least == most:
+        return (
+            f"The same in both arms: {name} ({least:,})."
+            if len(counts) == 2
+            else f"The same: {name} ({least:,})."
+        )
+    listed = ", ".join(f"{arm} {value:,}" for arm, value in counts.items())
+    more = f"; the largest has {100 * (most / least - 1):.1f} % more than the smallest" if least else ""
+    return f"Not the same: {name} ({listed}{more})."
+
+
+def describe_state(data: ReportData) -> str:
+    """Say in one sentence how far the run has come."""
+    stages = [line for line in data.stages if "/" not in line.name]
+    # A run without augmentation is whole.
+    missing = [line for line in stages if line.state != "finished" and line.name != "3_augment"]
+    unfinished_augment = any(
+        line.name == "3_augment" and line.state in ("unfinished", "damaged") for line in stages
+    )
+    if not missing and not unfinished_augment:
+        return "This run is finished."
+    words = ", ".join(f"{line.name} ({line.state})" for line in missing)
+    return f"This run is not finished; the report shows what is there. Missing: {words or '3_augment (unfinished)'}."
+
+
+def total_seconds(data: ReportData) -> float:
+    """Return the work time of all stages."""
+    return sum(line.manifest.seconds for line in counted_once(data.stages) if line.manifest)
+
+
+def total_cost_usd(data: ReportData) -> float:
+    """Return the dollars that this run paid."""
+    return sum(line.manifest.cost_usd for line in counted_once(data.stages) if line.manifest)
+
+
+def describe_tokens(data: ReportData, line: StageLine) -> str:
+    """Return the tokens that a stage read and wrote, or trained on; empty where it says nothing of them."""
+    counts = line.manifest.counts if line.manifest else {}
+    if line.name == "1_sample" and data.samples.completion_tokens:
+        return _read_and_written(data.samples.prompt_tokens, data.samples.completion_tokens, line)
+    if "completion_tokens" in counts:
+        return _read_and_written(counts.get("prompt_tokens"), counts["completion_tokens"], line)
+    if "trained_tokens" in counts:
+        return f"{number(counts['trained_tokens'])} trained"
+    return ""
+
+
+def _read_and_written(read: object, written: object, line: StageLine) -> str:
+    seconds = line.manifest.seconds if line.manifest else 0.0
+    rate = f" ({written / seconds:,.0f} a second)" if isinstance(written, int | float) and seconds else ""
+    return f"{number(read)} read, {number(written)} written{rate}"
+
+
+def describe_time(line: StageLine) -> str:
+    """Return a stage's work time."""
+    return duration(line.manifest.seconds) if line.manifest and line.state == "finished" else ""
+
+
+def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, value) of everything that is no mapping, long values cut."""
+    for path, value in walk(values):
+        if path and not isinstance(value, Mapping):
+            text = number(value) if isinstance(value, int | float) else str(value)
+            yield ".".join(path), text if len(text) <= 200 else text[:199] + "…"
+
+
+def numbered(steps: Sequence[str]) -> str:
+    """Return a solution's steps, numbered, one a line."""
+    return number_steps([" ".join(step.split()) for step in steps])
