@@ -13,8 +13,8 @@ from lema_local.records import TrainingExample
 
 OnProgress = Callable[[int, int, dict[str, float]], None]
 """Called with (optimizer steps done, steps in all, values such as {"loss": 1.2})."""
-TokenizePrompt = Callable[[str], Sequence[int]]
-"""The token ids, BOS included, that the student decodes for a prompt of a training example."""
+TokenizePrompt = Callable[[Any], Sequence[int]]
+"""The token ids, BOS included, that the student decodes for a prompt: text, or chat messages ({"role", "content"},)."""
 AnswerGreedily = Callable[[Sequence[str], int], Sequence[str]]
 """(prompts, max_tokens) -> what a student writes at temperature 0 to each, in their order."""
 

@@ -66,13 +66,16 @@ class Encoder:
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Return the ids that the student sees before it writes, BOS included where its rule says so."""
-        return self._ids(self._render(prompt))
+        return self._ids(self._render(prompt), has_special=self._is_chat)
+
+    def student_prompt(self, prompt: str) -> str | tuple[dict[str, str], ...]:
+        """Return the prompt as a student is given it: text, or one message of the user."""
+        return ({"role": "user", "content": prompt},) if self._is_chat else prompt
 
     def encode(self, example: TrainingExample) -> EncodedExample:
         """Return prompt, completion and stop token as ids."""
-        rendered = self._render(example.prompt)
-        prompt = self._ids(rendered)
-        completion = self._continuation(rendered, prompt, example.completion)
+        prompt = self.prompt_ids(example.prompt)
+        completion = self._continuation(example.prompt, prompt, example.completion)
         ids = [*prompt, *completion, self._facts.eos_id]
         return EncodedExample(example.id, example.kind, ids, len(prompt))
 
@@ -88,28 +91,32 @@ class Encoder:
         message = [{"role": "user", "content": prompt}]
         return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+    def _ids(self, text: str, *, has_special: bool) -> list[int]:
+        """Return ids with BOS by the base's rule; `has_special`: names of special tokens in the text are tokens."""
+        ids = self._plain_ids(text, has_special=has_special)
         bos = self._facts.bos_id
         # A template may write BOS itself; llama.cpp then has one, not two.
         if self._facts.add_bos and bos is not None and ids[:1] != [bos]:
             return [bos, *ids]
         return ids
 
-    def _continuation(self, rendered: str, prompt: list[int], completion: str) -> list[int]:
+    def _plain_ids(self, text: str, *, has_special: bool = False) -> list[int]:
+        return list(
+            self.tokenizer(text, add_special_tokens=False, split_special_tokens=not has_special).input_ids
+        )
+
+    def _continuation(self, prompt_text: str, prompt: list[int], completion: str) -> list[int]:
         """Return the completion's ids after the prompt's: as one text where the border holds, else alone.
 
         Where a token would span the border, the student never sees that token: it goes on from the prompt's ids.
         """
-        whole = self._ids(rendered + completion)
-        if whole[: len(prompt)] == prompt:
-            return whole[len(prompt) :]
+        if not self._is_chat:
+            whole = self._ids(prompt_text + completion, has_special=False)
+            if whole[: len(prompt)] == prompt:
+                return whole[len(prompt) :]
         # After a line end, so that a tokenizer that puts a space before every text does not put one here.
-        anchor = self._ids("\n")
-        anchored = self._ids("\n" + completion)
-        if anchored[: len(anchor)] == anchor:
-            return anchored[len(anchor) :]
-        return list(self.tokenizer(completion, add_special_tokens=False).input_ids)
+        anchor, anchored = self._plain_ids("\n"), self._plain_ids("\n" + completion)
+        return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else self._plain_ids(completion)
 
 
 def encode_examples(
@@ -174,7 +181,8 @@ def check_same_tokens(encoder: Encoder, tokenize_prompt: TokenizePrompt, prompts
     """
     sample = list(dict.fromkeys(prompts))[:PARITY_PROMPTS]
     for prompt in sample:
-        ours, theirs = encoder.prompt_ids(prompt), list(tokenize_prompt(prompt))
+        ours = encoder.prompt_ids(prompt)
+        theirs = [int(token) for token in tokenize_prompt(encoder.student_prompt(prompt))]
         if ours != theirs:
             raise InputError(
                 _describe_difference(encoder, prompt, ours, theirs),

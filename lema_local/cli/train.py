@@ -1,0 +1,151 @@
+"""`lema train` and `lema export`: a training file to an adapter, an adapter to GGUF."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from lema_local.cli.progress import notice, progress_bar
+
+if TYPE_CHECKING:
+    from lema_local.training.base import TrainSettings
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _settings_options(command: Any) -> Any:
+    """Add a flag per setting of a training; a flag that is not given leaves the paper's default."""
+    options = (
+        click.option("--method", type=click.Choice(["qlora", "lora"]), help="4-bit base, or base as it is [qlora]."),
+        click.option("--rank", "lora_rank", type=int, help="Width of the adapter [64]."),
+        click.option("--alpha", "lora_alpha", type=float, help="The adapter is scaled by alpha / rank [16]."),
+        click.option("--dropout", "lora_dropout", type=float, help="Dropout on the adapter's inputs [0.05]."),
+        click.option("--learning-rate", type=float, help="Constant [2e-4; from 34B parameters on take 1e-4]."),
+        click.option("--batch-size", type=int, help="Examples per optimizer step [96]."),
+        click.option("--micro-batch-size", type=int, help="Examples computed at once: speed and memory only [4]."),
+        click.option("--epochs", type=float, help="Passes through the examples [3]."),
+        click.option("--max-steps", type=int, help="Optimizer steps, instead of --epochs."),
+        click.option("--max-length", type=int, help="Longer examples (in tokens) are left out, never cut [1024]."),
+        click.option("--packed/--padded", "is_packed", default=None, help="Rows without padding [packed]."),
+        click.option(
+            "--checkpointing/--no-checkpointing", "has_gradient_checkpointing", default=None,
+            help="Less memory, more time [on].",
+        ),
+        click.option("--seed", type=int, help="Of first weights, order and dropout [0]."),
+        click.option("--save-every", "save_every_steps", type=int, help="Steps between checkpoints [50]."),
+        click.option(
+            "--prompt-style", type=click.Choice(["auto", "completion", "chat"]), default="auto", show_default=True,
+            help="auto: chat where the student's GGUF has a template.",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("train_path", metavar="TRAIN.jsonl", type=_FILE)
+@click.option(
+    "--base", required=True, metavar="MODEL_OR_GGUF", help="GGUF file, Hugging Face folder or hub name."
+)
+@click.option(
+    "--out", "out_dir", required=True, type=_FOLDER, help="Folder for adapter/ and train_log.jsonl."
+)
+@click.option("--base-gguf", type=_FILE, help="The GGUF that the adapter is for, where --base is none.")
+@_settings_options
+@click.option("--json", "is_json", is_flag=True, help="Print the result as JSON.")
+def train(
+    train_path: Path,
+    base: str,
+    out_dir: Path,
+    base_gguf: Path | None,
+    prompt_style: Literal["auto", "completion", "chat"],
+    is_json: bool,
+    **given: Any,
+) -> None:
+    """Fit a LoRA adapter to the base with the examples of TRAIN.jsonl (`lema build` writes them).
+
+    The same command again goes on from the last checkpoint.
+
+    \b
+    Example:
+      lema train runs/mine/5_build/lema.jsonl --base student.gguf --out adapters/lema --epochs 2
+    """
+    from lema_local.jsonl import read_records
+    from lema_local.records import TrainingExample
+    from lema_local.stages.train import describe_training, train_arm
+    from lema_local.training.local import LocalTrainer
+
+    gguf = base_gguf or (Path(base) if base.endswith(".gguf") else None)
+    examples = read_records(train_path, TrainingExample)
+    trainer = LocalTrainer(base, gguf)
+    student = _open_student(gguf, prompt_style) if gguf else None
+    style = student.prompt_style if student else ("completion" if prompt_style == "auto" else prompt_style)
+    settings = _settings({**given, "prompt_style": style})
+    with progress_bar("train") as update:
+        result = train_arm(examples, trainer, settings, out_dir, _show_on(update), student)
+    if is_json:
+        click.echo(json.dumps(asdict(result), default=str))
+        return
+    click.echo("\n".join(describe_training(result)))
+    click.echo(f"adapter: {result.adapter_dir}")
+
+
+def _open_student(gguf: Path, prompt_style: Any) -> Any:
+    from lema_local.students import open_student
+
+    return open_student(str(gguf), prompt_style=prompt_style)
+
+
+def _settings(given: dict[str, Any]) -> TrainSettings:
+    from pydantic import ValidationError
+
+    from lema_local.errors import InputError
+    from lema_local.jsonl import describe_validation
+    from lema_local.training.base import TrainSettings
+
+    try:
+        return TrainSettings.model_validate({key: value for key, value in given.items() if value is not None})
+    except ValidationError as err:
+        raise InputError(
+            f"these settings cannot be: {describe_validation(err)}", hint="lema train --help"
+        ) from err
+
+
+def _show_on(update: Any) -> Any:
+    def show(step: int, steps: int, values: dict[str, float]) -> None:
+        update(step, steps, **{name: f"{value:.3g}" for name, value in values.items()})
+
+    return show
+
+
+@click.command()
+@click.argument("adapter_dir", metavar="ADAPTER_DIR", type=_FOLDER)
+@click.option("--base-gguf", required=True, type=_FILE, help="The base that llama.cpp runs the adapter on.")
+@click.option("--out", "out_path", required=True, type=_FILE, help="The adapter's GGUF file.")
+@click.option("--json", "is_json", is_flag=True, help="Print what was written as JSON.")
+def export(adapter_dir: Path, base_gguf: Path, out_path: Path, is_json: bool) -> None:
+    """Write the adapter in ADAPTER_DIR as a GGUF LoRA file.
+
+    \b
+    Example:
+      lema export adapters/lema --base-gguf student.gguf --out lema.gguf
+      llama-server -m student.gguf --lora lema.gguf
+    """
+    from lema_local.training.export import export_adapter
+
+    inner = adapter_dir / "adapter"  # what `lema train --out` wrote may be named itself
+    if not (adapter_dir / "adapter_config.json").exists() and inner.is_dir():
+        adapter_dir = inner
+    result = export_adapter(adapter_dir, base_gguf, out_path)
+    for note in result.notes:
+        notice(f"Note: {note}")
+    if is_json:
+        click.echo(json.dumps(asdict(result), default=str))
+    else:
+        click.echo(f"{result.path}: {result.tensors} tensors, scale {result.scale:g}, {result.bytes:,} bytes")

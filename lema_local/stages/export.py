@@ -1,0 +1,90 @@
+"""Stage 7: bring an adapter into GGUF, and see that it is the same student there.
+
+Reads   adapter folder     of one arm
+Writes  adapter.gguf       through the trainer; the comparison is returned, for the manifest and the report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lema_local.errors import BackendError
+from lema_local.students.base import Completion, DecodeSettings, Prompt, SampleRequest, Student
+from lema_local.training.base import AnswerGreedily, FidelityResult, Trainer
+
+
+def check_exported(
+    trainer: Trainer,
+    adapter_dir: Path,
+    prompts: Sequence[str],
+    *,
+    adapted: Student,
+    bare: Student,
+    max_tokens: int,
+) -> FidelityResult:
+    """Compare greedy answers of the exported adapter with the trained one's.
+
+    Args:
+        trainer: Who fitted the adapter.
+        adapter_dir: The adapter as trained.
+        prompts: As in the training examples.
+        adapted: The student with the exported adapter.
+        bare: The student without it: the control.
+        max_tokens: Of each answer.
+    """
+    return trainer.check_fidelity(
+        adapter_dir,
+        prompts,
+        with_adapter=answer_greedily(adapted),
+        without_adapter=answer_greedily(bare),
+        max_tokens=max_tokens,
+    )
+
+
+def answer_greedily(student: Student) -> AnswerGreedily:
+    """Return a function (prompts, max_tokens) -> the student's answers at temperature 0, in the prompts' order."""
+
+    def answer(prompts: Sequence[str], max_tokens: int) -> list[str]:
+        settings = DecodeSettings(temperature=0.0, top_k=0, top_p=1.0, max_tokens=max_tokens)
+        requests = [
+            SampleRequest(str(position), 0, _in_style(prompt, student), seed=0)
+            for position, prompt in enumerate(prompts)
+        ]
+        texts = {
+            int(request.question_id): _text(request, completion)
+            for request, completion in student.complete_many(requests, settings, is_exact=True)
+        }
+        return [texts[position] for position in range(len(prompts))]
+
+    return answer
+
+
+def _in_style(prompt: str, student: Student) -> Prompt:
+    return ({"role": "user", "content": prompt},) if student.prompt_style == "chat" else prompt
+
+
+def _text(request: SampleRequest, completion: object) -> str:
+    if not isinstance(completion, Completion):
+        raise BackendError(
+            f"the student cannot answer prompt {request.question_id} of the comparison: {completion}",
+            hint="give it a longer context",
+        )
+    return completion.text
+
+
+def describe_fidelity(result: FidelityResult) -> list[str]:
+    """Return what the comparison showed, in lines for a person."""
+    other = result.prompts - result.greedy_equal - result.near_ties
+    lines = [
+        f"greedy answers, llama.cpp against torch: {result.greedy_equal} of {result.prompts} equal, "
+        f"{result.near_ties} differ at a near-tie (< {result.near_tie_logits} logits), {other} otherwise",
+        f"without the adapter {result.without_adapter_equal} of {result.prompts} are equal",
+    ]
+    if result.nf4_greedy_equal is not None:
+        lines.append(
+            f"the NF4 model as trained: {result.nf4_greedy_equal} of {result.prompts} equal, "
+            f"KL {result.nf4_mean_kl:.4f} per position"
+        )
+    lines += [f"differs: {one['prompt'][-60:]!r}: {one['reason']}" for one in result.differences]
+    return lines
