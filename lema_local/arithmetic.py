@@ -125,7 +125,10 @@ _TOKEN = re.compile(
 _OPERATORS = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "**": "^"}
 _WORD_OPERATORS = {"x": "*", "times": "*", "plus": "+", "minus": "-", "by": "/"}
 _STATES = frozenset({"is", "are", "equals", "makes", "gives", "to"})
-_VARIABLES = frozenset({"x", "y", "z", "n"})
+_UNIT_LETTERS = frozenset("ghklm¢")
+_NO_UNITS = frozenset(
+    {"and", "or", "so", "but", "then", "if", "where", "when", "because", "which", "for", "the"}
+)
 _CENTS = frozenset({"cents", "cent", "¢"})
 _FRACTION_CHARACTERS = {"½": "(1/2)", "¼": "(1/4)", "¾": "(3/4)", "⅓": "(1/3)", "⅔": "(2/3)"}
 _LATEX = (
@@ -163,26 +166,24 @@ def _read_token(match: re.Match[str]) -> _Token:
 
 
 def _settle(tokens: Sequence[_Token], position: int) -> _Token:
-    """Tell operators in words (`3 x 4`, `3 times 4`, `3+4 is 7`) and units with a slash (`GB/minute`)."""
+    """Tell operators in words (`3 x 4`, `3+4 is 7`), units with a slash (`GB/minute`) and variables (`3x + 2`)."""
     token = tokens[position]
     if token.text == "/" and position + 1 < len(tokens) and tokens[position + 1].kind == "word":
         return token._replace(kind="word")
-    word = token.text.lower()
-    if token.kind != "word" or position == 0 or not _begins_number(tokens, position + 1):
+    if token.kind != "word":
         return token
-    # "2x + 3" holds a variable, "2 x 3" does not.
-    is_variable = word == "x" and tokens[position + 1].kind == "op"
-    if (
-        word in _WORD_OPERATORS
-        and not is_variable
-        and (word != "by" or tokens[position - 1].text == "divided")
-    ):
-        return token._replace(kind="op", text=_WORD_OPERATORS[word])
-    return token._replace(kind="states") if word in _STATES else token
+    word = token.text.lower()
+    begins_number = position > 0 and _begins_number(tokens, position + 1)
+    if begins_number and word in _WORD_OPERATORS and tokens[position + 1].kind != "op":
+        is_operator = word != "by" or tokens[position - 1].text == "divided"
+        return token._replace(kind="op", text=_WORD_OPERATORS[word]) if is_operator else token
+    if len(token.text) == 1 and token.text != "a" and token.text not in _UNIT_LETTERS:
+        return token._replace(kind="break")
+    return token._replace(kind="states") if begins_number and word in _STATES else token
 
 
 def _begins_number(tokens: Sequence[_Token], position: int) -> bool:
-    for token in tokens[position : position + 3]:
+    for token in tokens[position : position + _MAX_DEPTH]:
         if token.kind == "number":
             return True
         if token.kind not in ("open", "currency") and token.text not in ("-", "+", "the"):
@@ -279,7 +280,11 @@ class _Parser:
         """Pass over `hours`, `miles per hour`, `GB/minute` where an operator, an equation or a bracket follows."""
         for after in range(position, position + _MAX_UNIT_WORDS):
             token = self._at(after)
-            if token is None or token.kind not in ("word", "op", "equals", "states", "close"):
+            if (
+                token is None
+                or token.kind not in ("word", "op", "equals", "states", "close")
+                or token.text in _NO_UNITS
+            ):
                 return position
             if token.kind != "word" or (token.text == "of" and after == position):
                 return after

@@ -9,8 +9,9 @@ fault. What is still needed from there on are the gold lines whose values the pa
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import combinations
@@ -20,7 +21,7 @@ from lema_local.answers import extract_answer
 from lema_local.arithmetic import Claim, NotArithmetic, evaluate, find_claims, find_numbers, strip_marks
 from lema_local.steps import split_steps, states_answer
 
-FaultKind = Literal["arithmetic", "leaves_gold", "stops_early", "goes_too_far", "misstates"]
+FaultKind = Literal["arithmetic", "leaves_gold", "leaves_out", "stops_early", "goes_too_far", "misstates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,16 @@ class Fault:
     """1-based."""
     kind: FaultKind
     """arithmetic: a computation does not hold. leaves_gold: it computes what the gold rationale does not need.
-    stops_early: what it states is right but is not yet the answer. goes_too_far: the answer was known before.
-    misstates: the answer it states is not the one it found."""
+    leaves_out: a computation that has to come first is missing. stops_early: what is found is right but not yet the
+    answer. goes_too_far: the answer was known before. misstates: the answer stated is not the one found."""
     claim: Claim | None
     """The equation that is wrong; None where the step holds none."""
-    needed: tuple[str, ...]
-    """The gold lines still needed, in order, calculator marks removed; empty where all is known."""
-    contrast: Claim | None
+    needed: tuple[str, ...] = ()
+    """The gold lines still needed, in an order that works, calculator marks removed; empty where all is known."""
+    contrast: Claim | None = None
     """The gold equation that belongs in the place of `claim`."""
+    contrast_line: str = ""
+    """The gold line that holds `contrast`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,46 +53,75 @@ class _Move:
     operands: tuple[Fraction, ...]
     claim: Claim | None
 
+    @property
+    def is_sound(self) -> bool:
+        return self.claim is None or self.claim.is_true
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some terms of a gold sum or some factors of a gold product, worked out, and those that are left."""
+
+    value: Fraction
+    rest: frozenset[Fraction]
+
 
 _MAX_TERMS = 7
-_ALGEBRA = re.compile(r"(?<![\w'])(?:[b-hj-z]|[A-HJ-Z])(?![\w'.])|\d[xyn]\b")
+_ALGEBRA = re.compile(r"(?<![\w'])(?:[b-hj-z]|[A-HJ-Z])(?![\w'.])|\d[a-fi-jn-z]\b")
 
 
 class _Gold:
     """The gold rationale: its lines, the values they compute, the parts of their sums and products."""
 
     def __init__(self, rationale: str, answer: str) -> None:
-        self.lines = [strip_marks(line) for line in split_steps(rationale) if not states_answer(line)]
-        self.moves = list(_read_moves(split_steps(rationale), set()))
+        lines = [line for line in split_steps(rationale) if not states_answer(line)]
+        self.lines = [strip_marks(line) for line in lines]
+        self.moves = list(_read_moves(lines, set()))
         self.answer = read_value(answer)
         self.has_algebra = any(_ALGEBRA.search(line) for line in self.lines)
 
     @cached_property
-    def values(self) -> dict[Fraction, int]:
-        """Each value with the index of the last line that computes it."""
-        return {_key(move.value): move.step for move in self.moves}
-
-    @cached_property
-    def parts(self) -> set[Fraction]:
-        """What a solution may compute on another way: sums of some terms, products of some factors of a line."""
+    def parts(self) -> dict[Fraction, list[_Part]]:
+        """What a solution may compute on another way to a line."""
         sums = {_key(move.value): move.claim.terms for move in self.moves if move.claim}
         products = {_key(move.value): move.claim.factors for move in self.moves if move.claim}
-        parts: set[Fraction] = set()
-        for move in self.moves:
-            if move.claim:
-                parts |= set(_combine(_expand(move.claim.terms, sums), is_sum=True))
-                parts |= set(_combine(_expand(move.claim.factors, products), is_sum=False))
+        parts: dict[Fraction, list[_Part]] = defaultdict(list)
+        for claim in (move.claim for move in self.moves if move.claim):
+            for part in (
+                *_combine(_expand(claim.terms, sums), is_sum=True),
+                *_combine(_expand(claim.factors, products), is_sum=False),
+            ):
+                parts[part.value].append(part)
         return parts
 
-    def is_known(self, value: Fraction) -> bool:
-        """Whether the gold rationale reaches a value, or could on another way."""
-        return _key(value) in self.values or _key(value) in self.parts
+    def match(self, moves: Sequence[_Move]) -> list[int | None]:
+        """Return for each move of a solution the line that it does the work of; each line is matched by value once.
 
-    def find_needed(self, known: set[Fraction]) -> list[int]:
-        """Return the lines needed for the answer when some values are known, in order."""
+        A line that is done already is matched again only by the same numbers: a value may come about by chance.
+        """
+        done: set[int] = set()
+        matched: list[int | None] = []
+        for move in moves:
+            line = self._match_one(move, done) if move.is_sound else None
+            matched.append(line)
+            done |= {line} if line is not None else set()
+        return matched
+
+    def _match_one(self, move: _Move, done: set[int]) -> int | None:
+        same_value = [gold for gold in self.moves if _key(gold.value) == _key(move.value)]
+        same_numbers = [gold.step for gold in same_value if _keys(gold.operands) == _keys(move.operands)]
+        fresh = [gold.step for gold in same_value if gold.step not in done]
+        return next(iter([*same_numbers, *fresh]), None)
+
+    def find_needed(self, done: set[int]) -> list[int]:
+        """Return the lines needed for the answer when some are done, in order."""
         last = len(self.lines) - 1
-        goal = last if self.answer is None else self.values.get(_key(self.answer), last)
-        done = {move.step for move in self.moves if _key(move.value) in known}
+        reached = [
+            move.step
+            for move in self.moves
+            if self.answer is not None and _key(move.value) == _key(self.answer)
+        ]
+        goal = reached[-1] if reached else last
         if self.has_algebra or not self.moves:
             return [index for index in range(len(self.lines)) if index not in done]
         needed: set[int] = set()
@@ -97,21 +129,173 @@ class _Gold:
         while open_lines:
             line = open_lines.pop()
             needed.add(line)
-            open_lines += [i for i in self._find_sources(line) if i not in done and i not in needed]
-        if self.answer is None or _key(self.answer) not in self.values:
-            needed |= {index for index in range(len(self.lines)) if needed and index > min(needed)}
+            open_lines += [i for i in self.find_sources(line) if i not in done and i not in needed]
+        if not reached and needed:
+            needed |= set(range(min(needed), last + 1)) - done
         return sorted(needed)
 
-    def _find_sources(self, line: int) -> Iterator[int]:
-        for operand in {
-            _key(operand) for move in self.moves if move.step == line for operand in move.operands
-        }:
+    def find_sources(self, line: int) -> Iterator[int]:
+        """Yield the lines whose values a line uses."""
+        for operand in _keys(
+            [operand for move in self.moves if move.step == line for operand in move.operands]
+        ):
             sources = [move.step for move in self.moves if move.step < line and _key(move.value) == operand]
             yield from sources[-1:]
 
     def find_claim(self, line: int) -> Claim | None:
         """Return the last equation of a line."""
         return next((move.claim for move in reversed(self.moves) if move.step == line and move.claim), None)
+
+
+class _Trace:
+    """A solution read against the gold rationale."""
+
+    def __init__(self, question: str, gold: _Gold, steps: Sequence[str]) -> None:
+        self.question = question
+        self.gold = gold
+        self.steps = steps
+        self.givens = _read_givens(question)
+        self.moves = list(_read_moves(steps, self.givens))
+        self.lines = gold.match(self.moves)
+        self.stated = _read_stated(steps)
+
+    @property
+    def slip(self) -> int | None:
+        """The first move whose arithmetic does not hold."""
+        return next((index for index, move in enumerate(self.moves) if not move.is_sound), None)
+
+    def is_right(self) -> bool:
+        """Whether the answer that the solution states is the gold answer."""
+        return None not in (self.stated, self.gold.answer) and self._is_answer(self.stated)
+
+    def is_only_slip(self, slip: int) -> bool:
+        """Whether the solution reaches the gold answer once the slip is mended and all behind it worked out again."""
+        claim = self.moves[slip].claim
+        if self.stated is None or claim is None:
+            return False
+        mended = {_key(claim.stated): claim.value}
+        for move in self.moves[slip + 1 :]:
+            if move.claim and (value := _work_out(move.claim.left, mended)) is not None:
+                mended[_key(move.value)] = value
+        return self._is_answer(mended.get(_key(self.stated), self.stated))
+
+    def _is_answer(self, value: Fraction | None) -> bool:
+        return value is not None and self.gold.answer is not None and _key(value) == _key(self.gold.answer)
+
+    def find_deviation(self) -> int | None:
+        """Return the earliest move on the trail to the stated answer that the gold rationale does not know."""
+        final = self._find_final()
+        if final is None:
+            return next(
+                (i for i, line in enumerate(self.lines) if line is None and not self._is_part(i, None)), None
+            )
+        trail: set[int] = set()
+        open_moves: list[tuple[int, int | None]] = [(final, None)]
+        while open_moves:
+            index, user = open_moves.pop()
+            is_known = self.lines[index] is not None or (user is not None and self._is_part(index, user))
+            if index not in trail and not is_known:
+                trail.add(index)
+                open_moves += [(maker, index) for maker in self._find_makers(index)]
+        return min(trail, default=None)
+
+    def _find_final(self) -> int | None:
+        same = [
+            i
+            for i, m in enumerate(self.moves)
+            if self.stated is not None and _key(m.value) == _key(self.stated)
+        ]
+        return same[-1] if same else None
+
+    def _is_part(self, index: int, user: int | None) -> bool:
+        """Whether a move works out a part of a gold line and the move that uses it goes on with the rest of it."""
+        move = self.moves[index]
+        parts = self.gold.parts.get(_key(move.value), []) if move.is_sound else []
+        if user is None:
+            return bool(parts)
+        used = _keys(self.moves[user].operands)
+        return any(not part.rest or part.rest & used for part in parts)
+
+    def _find_makers(self, index: int) -> list[int]:
+        """Return the moves that a move's operands come from; a number of the question comes from there."""
+        makers = []
+        for operand in _keys(self.moves[index].operands):
+            maker = next((i for i in reversed(range(index)) if _key(self.moves[i].value) == operand), None)
+            if maker is not None and (operand not in self.givens or maker == index - 1):
+                makers.append(maker)
+        return makers
+
+    def describe(self, index: int, kind: FaultKind) -> Fault:
+        """Return the fault that a move is."""
+        wrong = self.moves[index]
+        step = self._blame(wrong) if kind == "leaves_gold" else wrong.step
+        needed = self._find_needed(step)
+        if not needed and kind == "leaves_gold":
+            kind = "goes_too_far"
+        fault = Fault(step + 1, kind, wrong.claim)
+        return self._contrast(fault, needed)
+
+    def describe_statement(self) -> Fault:
+        """All that was computed is right: the answer is stated too early, or is another than was found."""
+        step = len(self.steps) - 1
+        needed = self._find_needed(step)
+        return self._contrast(Fault(step + 1, "stops_early" if needed else "misstates", None), needed)
+
+    def _find_needed(self, step: int) -> list[int]:
+        done = {
+            line
+            for move, line in zip(self.moves, self.lines, strict=True)
+            if line is not None and move.step < step
+        }
+        return self.gold.find_needed(done)
+
+    def _contrast(self, fault: Fault, needed: Sequence[int]) -> Fault:
+        """Add the gold equation that belongs in the place of the wrong one, and let what it rests on come first."""
+        lines = [line for line in needed if self.gold.find_claim(line)]
+        if not lines:
+            return replace(fault, needed=tuple(self.gold.lines[line] for line in needed))
+        line = lines[0]
+        if fault.claim and fault.kind != "arithmetic":
+            mine = _keys(fault.claim.operands)
+            shared = {
+                i: len(mine & _keys(claim.operands)) for i in lines if (claim := self.gold.find_claim(i))
+            }
+            line = line if shared[line] else max(lines, key=lambda i: shared[i])
+        first = self._find_below(line, needed)
+        order = [*first, *(i for i in needed if i not in first)]
+        contrast = self.gold.find_claim(line)
+        if fault.kind == "leaves_gold" and self._leaves_out(fault.claim, contrast, lines):
+            fault = replace(fault, kind="leaves_out")
+        texts = tuple(self.gold.lines[i] for i in order)
+        return replace(fault, needed=texts, contrast=contrast, contrast_line=self.gold.lines[line])
+
+    def _find_below(self, line: int, needed: Sequence[int]) -> list[int]:
+        below, open_lines = {line}, [line]
+        while open_lines:
+            sources = {i for i in self.gold.find_sources(open_lines.pop()) if i in needed} - below
+            below |= sources
+            open_lines += sources
+        return sorted(below)
+
+    def _leaves_out(self, wrong: Claim | None, contrast: Claim | None, lines: Sequence[int]) -> bool:
+        """Whether a later gold line does what the wrong equation does, with the result of `contrast` in it."""
+        for later in (self.gold.find_claim(line) for line in lines):
+            if wrong and contrast and later and later is not contrast and wrong.operators == later.operators:
+                missing = _keys(later.operands) - _keys(wrong.operands)
+                if missing == {_key(contrast.stated)} and _keys(wrong.operands) & _keys(contrast.operands):
+                    return True
+        return False
+
+    def _blame(self, wrong: _Move) -> int:
+        """Return the step to name: an earlier one that brought a wrong number in by saying `4 pizzas` of 5."""
+        known = _pair_nouns([self.question, *self.gold.lines])
+        for step in range(wrong.step):
+            if find_claims(self.steps[step]):
+                continue
+            for noun, numbers in _pair_nouns([self.steps[step]]).items():
+                if known.get(noun) and numbers & _keys(wrong.operands) and not numbers & known[noun]:
+                    return step
+        return wrong.step
 
 
 def find_fault(
@@ -125,24 +309,19 @@ def find_fault(
         gold_answer: The reference answer.
         steps: The solution's steps; the last one states its answer.
     """
-    moves = list(_read_moves(steps, _read_givens(question)))
-    slip = next((move for move in moves if move.claim and not move.claim.is_true), None)
     if not gold_rationale:
-        return Fault(slip.step + 1, "arithmetic", slip.claim, (), None) if slip else None
-    gold = _Gold(gold_rationale, gold_answer)
-    stated = _read_stated(steps)
-    if stated is not None and gold.answer is not None and _key(stated) == _key(gold.answer):
-        return _describe(gold, moves, slip, "arithmetic") if slip else None
-    if slip and _is_only_slip(moves, slip, stated, gold):
-        return _describe(gold, moves, slip, "arithmetic")
-    left = _find_deviation(gold, moves, stated, _read_givens(question))
-    first = min((move for move in (slip, left) if move), key=lambda move: move.step, default=None)
-    if first is not None:
-        is_slip = first is slip or (slip is not None and slip.step == first.step)
-        return _describe(
-            gold, moves, slip if is_slip and slip else first, "arithmetic" if is_slip else "leaves_gold"
-        )
-    return _describe_statement(gold, moves, stated, len(steps) - 1)
+        slips = (move for move in _read_moves(steps, set()) if not move.is_sound)
+        return next((Fault(move.step + 1, "arithmetic", move.claim) for move in slips), None)
+    trace = _Trace(question, _Gold(gold_rationale, gold_answer), steps)
+    slip = trace.slip
+    if slip is not None and (trace.is_right() or trace.is_only_slip(slip)):
+        return trace.describe(slip, "arithmetic")
+    if trace.is_right():
+        return None
+    left = trace.find_deviation()
+    if slip is not None and (left is None or trace.moves[slip].step <= trace.moves[left].step):
+        return trace.describe(slip, "arithmetic")
+    return trace.describe_statement() if left is None else trace.describe(left, "leaves_gold")
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -154,6 +333,7 @@ _WORDS = {
     "doubles": "2", "doubled": "2", "thrice": "3", "triple": "3", "quarter": "1/4", "third": "1/3", "dozen": "12",
     "couple": "2", "pair": "2", "pairs": "2", "both": "2",
 }  # fmt: skip
+_COUNTED = re.compile(r"(\d[\d,]*(?:\.\d+)?|[a-z]+) (?:more |other |of (?:his|her|the|their) )?([a-z]{3,})")
 
 
 def read_value(answer: str) -> Fraction | None:
@@ -198,6 +378,21 @@ def _key(value: Fraction) -> Fraction:
     return value if value.denominator == 1 else round(value, 2 if value >= 1 else 3)
 
 
+def _keys(values: Iterable[Fraction]) -> frozenset[Fraction]:
+    return frozenset(map(_key, values))
+
+
+def _pair_nouns(texts: Iterable[str]) -> dict[str, set[Fraction]]:
+    """Return what is counted with the numbers that it is counted by: {"pizza": {5}}."""
+    pairs: dict[str, set[Fraction]] = defaultdict(set)
+    for text in texts:
+        for number, noun in _COUNTED.findall(strip_marks(text).lower()):
+            written = _WORDS.get(number, number).replace(",", "")
+            if written[0].isdigit():
+                pairs[noun.rstrip("s")].add(_key(Fraction(written)))
+    return pairs
+
+
 def _expand(parts: Sequence[Fraction], inner: dict[Fraction, tuple[Fraction, ...]]) -> list[Fraction]:
     """Put a line's own terms in the place of each term that it computed: 60-40 with 40=15+25 is 60-15-25."""
     expanded: list[Fraction] = []
@@ -208,64 +403,20 @@ def _expand(parts: Sequence[Fraction], inner: dict[Fraction, tuple[Fraction, ...
     return expanded if len(expanded) <= _MAX_TERMS else list(parts)
 
 
-def _combine(parts: Sequence[Fraction], *, is_sum: bool) -> Iterator[Fraction]:
-    for size in range(2, len(parts)) if len(parts) <= _MAX_TERMS else ():
-        for chosen in combinations(parts, size):
+def _combine(terms: Sequence[Fraction], *, is_sum: bool) -> Iterator[_Part]:
+    for size in range(2, len(terms)) if len(terms) <= _MAX_TERMS else ():
+        for chosen in combinations(range(len(terms)), size):
             total = Fraction(0) if is_sum else Fraction(1)
-            for part in chosen:
-                total = total + part if is_sum else total * part
-            yield _key(total)
-
-
-# --- tracing ------------------------------------------------------------------------------------------------
-
-
-def _find_deviation(
-    gold: _Gold, moves: Sequence[_Move], stated: Fraction | None, givens: set[Fraction]
-) -> _Move | None:
-    """Return the earliest move on the trail to the stated answer that the gold rationale does not know."""
-    final = next(
-        (move for move in reversed(moves) if stated is not None and _key(move.value) == _key(stated)), None
-    )
-    if final is None:
-        return next((move for move in moves if not gold.is_known(move.value)), None)
-    trail, open_moves = [], [final]
-    while open_moves:
-        move = open_moves.pop()
-        if move in trail or _is_gold(gold, move):
-            continue
-        trail.append(move)
-        open_moves += _find_makers(move, moves, givens)
-    return min(trail, key=lambda move: move.step, default=None)
-
-
-def _is_gold(gold: _Gold, move: _Move) -> bool:
-    return gold.is_known(move.value) and (move.claim is None or move.claim.is_true)
-
-
-def _find_makers(move: _Move, moves: Sequence[_Move], givens: set[Fraction]) -> list[_Move]:
-    """Return the moves that a move's operands come from; a number of the question comes from there."""
-    makers = []
-    before = [other for other in moves[: moves.index(move)] if other.step < move.step or other.claim]
-    for operand in map(_key, move.operands):
-        maker = next((other for other in reversed(before) if _key(other.value) == operand), None)
-        if maker and (operand not in givens or maker is before[-1]):
-            makers.append(maker)
-    return makers
-
-
-def _is_only_slip(moves: Sequence[_Move], slip: _Move, stated: Fraction | None, gold: _Gold) -> bool:
-    """Whether the solution reaches the gold answer once the slip is mended and all behind it worked out again."""
-    if stated is None or gold.answer is None or slip.claim is None:
-        return False
-    mended = {_key(slip.value): slip.claim.value}
-    for move in moves[moves.index(slip) + 1 :]:
-        if move.claim and (value := _work_out(move.claim.left, mended)) is not None:
-            mended[_key(move.value)] = value
-    return _key(mended.get(_key(stated), stated)) == _key(gold.answer)
+            for index in chosen:
+                total = total + terms[index] if is_sum else total * terms[index]
+            rest = [term for index, term in enumerate(terms) if index not in chosen]
+            # A divisor stands in the text as itself: 60/4 has the factors 60 and 1/4.
+            yield _Part(_key(total), _keys([*rest, *(1 / term for term in rest if term and not is_sum)]))
 
 
 def _work_out(expression: str, mended: dict[Fraction, Fraction]) -> Fraction | None:
+    """Return what an expression comes to with some of its numbers mended."""
+
     def mend(match: re.Match[str]) -> str:
         value = mended.get(_key(Fraction(match.group().replace(",", ""))))
         return match.group() if value is None else f"({value})"
@@ -274,35 +425,3 @@ def _work_out(expression: str, mended: dict[Fraction, Fraction]) -> Fraction | N
         return evaluate(re.sub(r"\d[\d,]*(?:\.\d+)?|\.\d+", mend, expression))
     except NotArithmetic:
         return None
-
-
-# --- describing ---------------------------------------------------------------------------------------------
-
-
-def _describe(gold: _Gold, moves: Sequence[_Move], wrong: _Move, kind: FaultKind) -> Fault:
-    needed = gold.find_needed(_find_known(moves, wrong.step))
-    if not needed and kind == "leaves_gold":
-        kind = "goes_too_far"
-    contrast = _find_contrast(gold, needed, wrong.claim)
-    return Fault(wrong.step + 1, kind, wrong.claim, tuple(gold.lines[i] for i in needed), contrast)
-
-
-def _describe_statement(gold: _Gold, moves: Sequence[_Move], stated: Fraction | None, step: int) -> Fault:
-    """All that was computed is right: the answer is stated too early, or is another than was found."""
-    needed = gold.find_needed(_find_known(moves, step))
-    kind: FaultKind = "stops_early" if needed else "misstates"
-    contrast = gold.find_claim(needed[0]) if needed else None
-    return Fault(step + 1, kind, None, tuple(gold.lines[i] for i in needed), contrast)
-
-
-def _find_known(moves: Iterable[_Move], step: int) -> set[Fraction]:
-    return {_key(m.value) for m in moves if m.step < step and (m.claim is None or m.claim.is_true)}
-
-
-def _find_contrast(gold: _Gold, needed: Sequence[int], claim: Claim | None) -> Claim | None:
-    """Return the needed gold equation that shares most numbers with the wrong one; the first where none does."""
-    claims = [found for index in needed if (found := gold.find_claim(index))]
-    if claim is None or not claims:
-        return claims[0] if claims else None
-    mine = set(map(_key, claim.operands))
-    return max(claims, key=lambda other: len(mine & set(map(_key, other.operands))))

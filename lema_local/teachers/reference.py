@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from time import perf_counter
 
-from lema_local.arithmetic import Claim, find_numbers, format_number
+from lema_local.arithmetic import Claim, find_claims, find_numbers, format_number
 from lema_local.errors import BackendError
 from lema_local.prompts import format_correction
 from lema_local.records import Question
@@ -100,52 +100,68 @@ def _read_request(request: TeacherRequest) -> tuple[str, str | None, str, list[s
 
 def explain_fault(question: str, gold_answer: str, steps: Sequence[str], fault: Fault) -> str:
     """Return why a step is wrong, in one or two short sentences."""
-    match fault.kind:
-        case "arithmetic" if fault.claim is not None:
-            return _explain_arithmetic(fault.claim)
-        case "goes_too_far":
-            return f"The answer {gold_answer} is already found before this step, and nothing more is asked."
-        case "misstates":
-            return f"The steps before lead to {gold_answer}, and this step states another answer."
-        case "stops_early":
-            return f"This is not yet what is asked. {_say_needed(question, fault)}"
-        case _:
-            return _explain_reasoning(question, fault)
+    claim, contrast = fault.claim, fault.contrast
+    if fault.kind == "arithmetic" and claim is not None:
+        return _explain_arithmetic(claim)
+    if fault.kind == "goes_too_far":
+        return f"The answer {gold_answer} is found before this step, and nothing more is asked."
+    if fault.kind == "misstates":
+        return f"The steps before lead to {gold_answer}, and this step states another answer."
+    if contrast is None:
+        return f"This does not follow from the problem. {_close(fault.needed[0]) if fault.needed else ''}".strip()
+    reason = _find_reason(question, steps, fault)
+    if fault.kind == "stops_early":
+        return f"The answer is not reached yet, {contrast.left} is still missing: {reason}"
+    if fault.kind == "leaves_out":
+        return f"It leaves out {contrast.left}: {reason}"
+    wrong = claim.left if claim is not None and claim.operators else "this"
+    return f"It is {contrast.left}, not {wrong}: {reason}"
 
 
 def _explain_arithmetic(claim: Claim) -> str:
-    right = format_number(claim.value)
-    if right == (said := format_number(claim.stated)):
-        said = claim.right
-    return f"{claim.left} is {right}, not {said}."
+    right, said = format_number(claim.value), format_number(claim.stated)
+    return f"{claim.left} is {right}, not {said if said != right else claim.right}."
 
 
-def _explain_reasoning(question: str, fault: Fault) -> str:
-    claim, contrast = fault.claim, fault.contrast
-    if claim is None or contrast is None:
-        return f"This does not follow from the problem. {_say_needed(question, fault)}"
-    quote = _quote(question, contrast, claim)
-    return f"It is {contrast.left}, not {claim.left}" + (f": {quote}" if quote else ".")
+def _find_reason(question: str, steps: Sequence[str], fault: Fault) -> str:
+    """Return what the right computation rests on, in words that stand there already.
+
+    That is the problem's sentence, or the earlier step, that brings in the number which the wrong computation lacks;
+    where no such sentence is found, the gold line itself.
+    """
+    assert fault.contrast is not None
+    used = set(fault.claim.operands) if fault.claim else set()
+    wanted = {number for number in fault.contrast.operands if number not in used} or set(
+        fault.contrast.operands
+    )
+    words = _read_content(fault.contrast_line)
+    told = [sentence for sentence in _split_sentences(question) if not sentence.endswith("?")]
+    found = [
+        step for step in steps[: fault.step - 1] if wanted & {claim.stated for claim in find_claims(step)}
+    ]
+    scores = {sentence: _score(sentence, wanted, words) for sentence in [*told, *found]}
+    best = max(scores, key=lambda sentence: scores[sentence], default="")
+    return _close(best if best and scores[best] >= _ENOUGH else fault.contrast_line)
 
 
-def _say_needed(question: str, fault: Fault) -> str:
-    first = _close(fault.needed[0]) if fault.needed else ""
-    quote = _quote(question, fault.contrast, None) if fault.contrast else ""
-    return f"{quote} {first}".strip()
+_ENOUGH = 2.0
+"""A sentence that shares a number with the right computation is a reason for it; words alone are not."""
+_COMMON = frozenset({
+    "after", "also", "been", "before", "each", "finally", "first", "from", "gets", "have", "into", "makes", "many",
+    "means", "more", "much", "needs", "next", "takes", "than", "that", "their", "them", "then", "there", "they", "this",
+    "total", "were", "what", "when", "which", "will", "with",
+})  # fmt: skip
 
 
-def _quote(question: str, right: Claim, wrong: Claim | None) -> str:
-    """Return the problem's sentence that holds the numbers in which the right computation differs."""
-    used = set(wrong.operands) if wrong else set()
-    wanted = [number for number in right.operands if number not in used] or list(right.operands)
-    sentences = [sentence for sentence in _split_sentences(question) if not sentence.endswith("?")]
-    best = max(sentences, key=lambda sentence: _count_shared(sentence, wanted), default="")
-    return best if _count_shared(best, wanted) else ""
-
-
-def _count_shared(sentence: str, numbers: Sequence[Fraction]) -> int:
+def _score(sentence: str, wanted: set[Fraction], words: set[str]) -> float:
     found = {*find_numbers(sentence), *read_words(sentence)}
-    return sum(number in found or number * 100 in found for number in set(numbers))
+    numbers = sum(number in found or number * 100 in found for number in wanted)
+    return 2.0 * numbers + len(words & _read_content(sentence)) / 4 if numbers else 0.0
+
+
+def _read_content(text: str) -> set[str]:
+    """Return the stems of a text's telling words."""
+    return {word[:5] for word in re.findall(r"[a-z]{4,}", text.lower()) if word not in _COMMON}
 
 
 def _split_sentences(text: str) -> list[str]:
@@ -153,5 +169,5 @@ def _split_sentences(text: str) -> list[str]:
 
 
 def _close(line: str) -> str:
-    line = " ".join(line.split())
+    line = " ".join(line.split()).rstrip(" ,;:")
     return line if line.endswith((".", "!", "?")) else f"{line}."
