@@ -48,10 +48,30 @@ def open_student(
 
     adapters = ((adapter, 1.0),) if isinstance(adapter, Path) else tuple(adapter or ())
     return LlamaStudent(
-        Path(spec),
+        resolve_model_file(spec),
         adapters=adapters,
         prompt_style=prompt_style,
         options=EngineOptions(slots, threads, context_tokens, gpu_layers),
         chosen=chosen,
         on_chosen=on_chosen,
     )
+
+
+def resolve_model_file(spec: str) -> Path:
+    """Return the path of a student's GGUF file, fetched once where it is `hf:OWNER/REPO/FILE.gguf`.
+
+    Raises:
+        BackendUnavailable: If there is no such file, or the hub cannot be reached.
+    """
+    if spec.startswith("hf:"):
+        from lema_local.students.hub import fetch_gguf
+
+        return fetch_gguf(spec)
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        from lema_local.errors import BackendUnavailable
+
+        raise BackendUnavailable(
+            f"there is no file {spec}", hint="name a GGUF file, or hf:OWNER/REPO/FILE.gguf"
+        )
+    return path
