@@ -1,0 +1,114 @@
+"""`lema run`, `lema quickstart`, `lema report`: the whole loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+FLAGS = {
+    "student": "student.model",
+    "student_url": "student.url",
+    "base": "student.base",
+    "teacher": "teacher.model",
+    "teacher_url": "teacher.url",
+    "max_usd": "teacher.max_usd",
+}
+"""Flags that are short for `--set KEY=...`."""
+
+
+def teacher_options(command: Any) -> Any:
+    """Add the flags that swap the teacher."""
+    command = click.option("--max-usd", type=click.FloatRange(min=0), help="Spend at most so many dollars.")(command)
+    command = click.option("--teacher-url", metavar="URL", help="An OpenAI-compatible endpoint.")(command)
+    return click.option("--teacher", metavar="MODEL", help="A LiteLLM model name, or 'reference'.")(command)
+
+
+def run_options(command: Any) -> Any:
+    """Add the flags of every command that runs a recipe."""
+    options = (
+        click.option("--run", "run_dir", type=click.Path(path_type=Path), help="The run's folder [runs/NAME]."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe's setting."),
+        click.option("--until", metavar="STAGE", help="Stop after this stage."),
+        click.option("--reuse", type=click.Path(path_type=Path), help="Take over what fits from another run."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@run_options
+@click.option("--student", metavar="GGUF", help="The student's GGUF file.")
+@click.option("--student-url", metavar="URL", help="An OpenAI-compatible endpoint that serves the student.")
+@click.option("--base", metavar="MODEL", help="A Hugging Face folder or hub name to train instead of the GGUF.")
+@teacher_options
+def run(
+    recipe: Path, run_dir: Path | None, overrides: tuple[str, ...], until: str | None, reuse: Path | None, **flags: Any
+) -> None:
+    """Run RECIPE (a file or a shipped name) from questions to report.
+
+    The same command again skips what is finished and goes on where it stopped.
+
+    \b
+    Example:
+      lema run recipes/quickstart.yaml --teacher gpt-4o --max-usd 2
+    """
+    run_recipe(recipe, run_dir, [*overrides, *flag_overrides(flags)], until, reuse)
+
+
+@click.command()
+@run_options
+@teacher_options
+def quickstart(
+    run_dir: Path | None, overrides: tuple[str, ...], until: str | None, reuse: Path | None, **flags: Any
+) -> None:
+    """Run the whole loop on embedded problems with an embedded student.
+
+    Needs no network, key or GPU. Everything is real: llama.cpp samples, the journal records, bitsandbytes trains,
+    and the exported GGUF adapter is what gets evaluated.
+
+    \b
+    Example:
+      lema quickstart --teacher openai/local --teacher-url http://127.0.0.1:8080/v1
+    """
+    run_recipe(Path("quickstart"), run_dir, [*overrides, *flag_overrides(flags)], until, reuse)
+
+
+@click.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def report(run_dir: Path) -> None:
+    """Write report.html and report.md of RUN again, also where it has not finished."""
+    from lema_local.pipeline import REPORT_FOLDER
+    from lema_local.runs import RunFolder
+    from lema_local.stages.report import read_run, write_report
+
+    out_dir = RunFolder(run_dir).stage(REPORT_FOLDER).path
+    write_report(read_run(RunFolder(run_dir)), out_dir)
+    click.echo(str(out_dir / "report.html"))
+
+
+def flag_overrides(flags: dict[str, Any]) -> list[str]:
+    """Return the flags that were given as overrides of the recipe."""
+    import json
+
+    # JSON is YAML: a value is quoted where it has to be.
+    return [f"{FLAGS[name]}={json.dumps(value)}" for name, value in flags.items() if value is not None]
+
+
+def run_recipe(
+    path: Path, run_dir: Path | None, overrides: list[str], until: str | None, reuse: Path | None
+) -> None:
+    """Load the recipe, run it, print the result."""
+    from lema_local.cli.progress import notice, progress_bar
+    from lema_local.pipeline import Pipeline
+    from lema_local.recipe import load_recipe
+    from lema_local.runs import RunFolder
+
+    recipe = load_recipe(path, overrides)
+    folder = RunFolder(run_dir or Path("runs") / recipe.name)
+    pipeline = Pipeline(recipe, folder, show=progress_bar, tell=notice, reuse=RunFolder(reuse) if reuse else None)
+    pipeline.run(until)
+    click.echo(pipeline.result())

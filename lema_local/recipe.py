@@ -1,0 +1,317 @@
+"""A recipe: one YAML file and a few flags become one frozen, checked `Recipe`.
+
+Reading order: `yaml.safe_load`, then `--set KEY=VALUE`, then the checks, all problems at once. `--set` beats the
+file, the file beats the default. A recipe names things from known lists and files; it can never run code.
+
+One block per stage. A stage's settings are defined beside the stage; here they are put together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from lema_local.errors import RecipeError
+from lema_local.jsonl import describe_problems
+from lema_local.shipped import shipped_folder
+from lema_local.stages.augment import AugmentSettings
+from lema_local.stages.build import BuildSettings
+from lema_local.stages.correct import CorrectSettings
+from lema_local.stages.evaluate import EvaluateSettings
+from lema_local.stages.filter import FilterSettings
+from lema_local.stages.sample import SampleSettings
+from lema_local.training.base import TrainSettings
+
+
+class Block(BaseModel):
+    """A block of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QuestionSource(Block):
+    """Where questions come from."""
+
+    source: str
+    """A file of this project's questions, `gsm8k:PATH@train`, `own:FILE`, `quickstart@train`, ..."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take only the first so many; None: all."""
+    map: dict[str, str] = {}
+    """For `own:`: our field = the file's field, such as `question: problem`."""
+    mix: dict[str, float] = {}
+    """For `quickstart@...`: weight of each family of problems; empty: equal shares."""
+
+
+def _from_text(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+Source = Annotated[QuestionSource, BeforeValidator(_from_text)]
+"""A mapping, or just its `source`."""
+
+
+class QuestionsBlock(Block):
+    """The questions of a run."""
+
+    train: Source
+    """Sampled for mistakes; their rationales are trained on."""
+    test: list[Source] = Field(min_length=1)
+    """Evaluated on, once, and never trained on."""
+    validation: Source | None = None
+    """Held out for choices made on the way; None: cut from train."""
+    validation_count: int = Field(default=0, ge=0)
+    """Without `validation`: so many questions are cut from train, by a hash of their ids."""
+
+
+class StudentBlock(Block):
+    """The student, and how it is run."""
+
+    model: str
+    """A GGUF file, `hf:OWNER/REPO/FILE.gguf`, `quickstart` (embedded), or a model's name at `url`."""
+    url: str | None = None
+    """An OpenAI-compatible endpoint that serves `model`; None: llama.cpp in this process."""
+    base: str | None = None
+    """What is trained: a Hugging Face folder or hub name; None: the GGUF itself, converted."""
+    prompt_style: Literal["auto", "chat", "completion"] = "auto"
+    """`auto`: chat where the GGUF has a chat template."""
+    slots: int | None = Field(default=None, ge=1)
+    """Sequences decoded at once; None: chosen."""
+    threads: int | None = Field(default=None, ge=1)
+    """None: the physical cores."""
+    context_tokens: int | None = Field(default=None, ge=1)
+    """KV cells for all sequences together; None: chosen from free memory."""
+    gpu_layers: int = Field(default=0, ge=-1)
+    """Layers on the GPU; -1: all."""
+
+
+class TeacherBlock(Block):
+    """Who corrects, and what it may cost. Keys come from the environment, never from here."""
+
+    model: str = "reference"
+    """A LiteLLM name (`gpt-4o`, `ollama_chat/...`, `openai/NAME` with `url`), or `reference`: no model."""
+    url: str | None = None
+    """An OpenAI-compatible endpoint."""
+    price_in: float | None = Field(default=None, ge=0)
+    """Dollars per million prompt tokens; None: LiteLLM's price, 0 for local endpoints."""
+    price_out: float | None = Field(default=None, ge=0)
+    """Dollars per million reply tokens."""
+    max_usd: float | None = Field(default=None, ge=0)
+    """Never spend more in this run; None: no cap."""
+    max_calls: int | None = Field(default=None, ge=0)
+    """Never send more requests in this run; None: no cap."""
+
+
+class SampleBlock(SampleSettings):
+    """Stage 1."""
+
+    prompt: str = "cot-gsm8k"
+    """Few-shot prompt: a name of prompts/ or a file."""
+
+
+class CorrectBlock(CorrectSettings):
+    """Stage 2."""
+
+    prompt: str = "correct-gsm8k"
+    """Worked examples for the teacher; the reference teacher needs none."""
+
+
+class AugmentBlock(AugmentSettings):
+    """Stage 3."""
+
+    prompt: str = "augment-gsm8k"
+    """What the teacher is asked for."""
+
+
+class TrainBlock(TrainSettings):
+    """Stage 6."""
+
+    arms: tuple[Literal["cot", "lema"], ...] = ("cot", "lema")
+    """Which arms are trained and evaluated."""
+
+
+class ExportBlock(Block):
+    """Stage 7."""
+
+    fidelity_prompts: int = Field(default=20, ge=1)
+    """Greedy answers compared between the trained and the exported student."""
+    fidelity_max_tokens: int = Field(default=128, ge=1)
+    """Length of those answers."""
+
+
+class ReportBlock(Block):
+    """Stage 9."""
+
+    examples: int = Field(default=10, ge=0)
+    """Mistakes with their corrections, and test questions with the arms' answers."""
+
+
+class Recipe(Block):
+    """Everything a run needs to know."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run's folder: runs/NAME."""
+    questions: QuestionsBlock
+    student: StudentBlock
+    teacher: TeacherBlock = TeacherBlock()
+    sample: SampleBlock = SampleBlock()
+    correct: CorrectBlock = CorrectBlock()
+    augment: AugmentBlock | None = None
+    filter: FilterSettings = FilterSettings()
+    build: BuildSettings = BuildSettings()
+    train: TrainBlock = TrainBlock()
+    export: ExportBlock = ExportBlock()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportBlock = ReportBlock()
+
+
+NOT_IN_RESULT: dict[str, frozenset[str]] = {
+    "student": frozenset({"slots", "threads", "context_tokens", "gpu_layers"}),
+    "teacher": frozenset({"price_in", "price_out", "max_usd", "max_calls"}),
+    "sample": frozenset(),
+    "correct": frozenset({"concurrency", "timeout_s", "retries"}),
+    "augment": frozenset({"concurrency", "timeout_s", "retries"}),
+    "train": frozenset({"arms", "save_every_steps"}),
+}
+"""Settings that change how a result is reached, not the result: they are in no fingerprint."""
+
+
+def settings_in_result(recipe: Recipe, block: str) -> dict[str, Any]:
+    """Return the settings of a block that can change a result."""
+    settings = getattr(recipe, block)
+    if settings is None:
+        return {}
+    dumped: dict[str, Any] = settings.model_dump(mode="json", exclude=set(NOT_IN_RESULT.get(block, ())))
+    return dumped
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override, check and freeze a recipe.
+
+    Args:
+        path: A YAML file, or the name of a shipped recipe (`lema recipes list`).
+        overrides: `a.b=value` each; the value is read as YAML.
+
+    Raises:
+        RecipeError: With all problems at once.
+    """
+    found = find_recipe(path)
+    values = _read_yaml(found)
+    for override in overrides:
+        _apply_override(values, override)
+    return check_recipe(values, str(path))
+
+
+def check_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Return the checked recipe.
+
+    Raises:
+        RecipeError: With all problems at once, unknown keys with the nearest known one.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as err:
+        problems = [_describe_problem(item) for item in err.errors()]
+        raise RecipeError(
+            describe_problems(where, problems), hint="lema recipes show quickstart prints a full example"
+        ) from err
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML, every default written out."""
+    import yaml
+
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    return text
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the project, by name."""
+    return {path.stem: path for path in sorted(shipped_folder("recipes").glob("*.yaml"))}
+
+
+def find_recipe(path: Path) -> Path:
+    """Return the path of a recipe given by file or by shipped name.
+
+    Raises:
+        RecipeError: If there is no such file or name, with the nearest name.
+    """
+    if path.is_file():
+        return path
+    names = shipped_recipes()
+    if path.name in names and path.parent == Path():
+        return names[path.name]
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    meant = f"did you mean '{near[0]}'? " if near else ""
+    raise RecipeError(f"no recipe {path}", hint=f"{meant}lema recipes list names the shipped ones")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as err:
+        raise RecipeError(f"cannot read {path}: {err}") from err
+    except yaml.YAMLError as err:
+        raise RecipeError(f"{path} is no YAML: {' '.join(str(err).split())}", hint="check the indentation") from err
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} is no recipe: expected blocks such as 'questions:', got {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in nested dictionaries."""
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {override}: expected KEY=VALUE", hint="for example --set sample.temperature=0.8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as err:
+        raise RecipeError(f"--set {override}: the value is no YAML") from err
+    *parents, last = key.strip().split(".")
+    here = values
+    for parent in parents:
+        inner = here.get(parent)
+        if inner is None:
+            inner = here[parent] = {}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override}: {parent} is no block but {inner!r}")
+        here = inner
+    here[last] = value
+
+
+def _describe_problem(item: ErrorDetails) -> str:
+    """Say one of pydantic's findings in our words."""
+    loc = [part for part in item["loc"] if isinstance(part, int | str)]
+    name = ".".join(map(str, loc))
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(loc[-1]), _known_keys(loc[:-1]), n=1)
+        return f"{name}: unknown key" + (f" (did you mean '{near[0]}'?)" if near else "")
+    if item["type"] == "missing":
+        return f"{name}: is required"
+    return f"{name}: {item['msg'][0].lower() + item['msg'][1:]}, got {item['input']!r}"
+
+
+def _known_keys(loc: Sequence[int | str]) -> list[str]:
+    """Return the keys that the block at `loc` may have."""
+    block: Any = Recipe
+    for part in loc:
+        if isinstance(part, int) or block is None:
+            continue
+        field = block.model_fields.get(part)
+        block = _model_within(field.annotation) if field is not None else None
+    return list(block.model_fields) if block is not None else []
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    """Return the model in `Model`, `Model | None` or `list[Model]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_within(inner))), None)

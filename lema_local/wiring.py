@@ -1,0 +1,141 @@
+"""From a recipe to the things it names: questions, student, teacher, trainer. Opened late, closed early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lema_local.datasets import load_questions
+from lema_local.errors import InputError
+from lema_local.recipe import AugmentBlock, CorrectBlock, QuestionSource, Recipe, StudentBlock, TeacherBlock
+from lema_local.records import Question
+from lema_local.runs import RunFolder, hash_file
+
+if TYPE_CHECKING:
+    from lema_local.students.base import Student
+    from lema_local.teachers.desk import TeacherDesk
+    from lema_local.training.base import Trainer
+
+EMBEDDED = "quickstart"
+
+
+def load_source(source: QuestionSource) -> list[Question]:
+    """Return the questions of a source.
+
+    Raises:
+        InputError: If the source, its file or lines of it are wrong.
+    """
+    dataset, _, split = source.source.partition("@")
+    if dataset != EMBEDDED:
+        return load_questions(source.source, mapping=source.map or None, limit=source.limit)
+    return _generate(source, split)
+
+
+def _generate(source: QuestionSource, split: str) -> list[Question]:
+    """Return embedded problems."""
+    from lema_local.quickstart.problems import generate_questions
+
+    if source.limit is None:
+        raise InputError(f"{source.source}: how many problems?", hint="give the source a `limit`")
+    try:
+        made = generate_questions(split, source.limit, mix=source.mix or None)  # type: ignore[arg-type]
+        return [Question.model_validate(one) for one in made]
+    except ValueError as err:
+        raise InputError(f"{source.source}: {err}") from err
+
+
+def student_file(block: StudentBlock) -> str:
+    """Return the student as a file or hub name: `quickstart` is the embedded GGUF."""
+    if block.model == EMBEDDED and block.url is None:
+        return str(files("lema_local.quickstart") / "student.gguf")
+    return block.model
+
+
+def student_identity(block: StudentBlock) -> dict[str, Any]:
+    """Return what names a student in a fingerprint: its file's hash, or its name and endpoint."""
+    if block.url is not None:
+        return {"model": block.model, "url": block.url, "prompt_style": block.prompt_style}
+    return {"sha256": hash_file(student_path(block)), "prompt_style": block.prompt_style}
+
+
+def student_path(block: StudentBlock) -> Path:
+    """Return the student's GGUF file, fetched from the hub first where it is named so."""
+    from lema_local.students import resolve_model_file
+
+    return resolve_model_file(student_file(block))
+
+
+def open_run_student(
+    block: StudentBlock, *, adapter: Path | None = None, chosen: dict[str, Any] | None = None
+) -> Student:
+    """Return the student, loaded.
+
+    Args:
+        block: Which one, and how it is run.
+        adapter: A GGUF LoRA adapter over it.
+        chosen: What its engine chose at an earlier start, to be used again.
+    """
+    from lema_local.students import open_student
+
+    return open_student(
+        student_file(block),
+        url=block.url,
+        adapter=adapter,
+        prompt_style=block.prompt_style,
+        slots=block.slots,
+        threads=block.threads,
+        context_tokens=block.context_tokens,
+        gpu_layers=block.gpu_layers,
+        chosen=chosen,
+    )
+
+
+def teacher_identity(block: TeacherBlock) -> dict[str, Any]:
+    """Return what names a teacher in a fingerprint, without asking anybody."""
+    if block.model == "reference":
+        from lema_local.teachers.reference import ReferenceTeacher
+
+        return {"model": "reference", "version": ReferenceTeacher().identity}
+    return {"model": block.model, "url": block.url}
+
+
+@contextmanager
+def open_run_desk(
+    recipe: Recipe, settings: CorrectBlock | AugmentBlock, folder: RunFolder
+) -> Iterator[TeacherDesk]:
+    """Lend the recipe's teacher with journal, budget and scheduler; the caps hold over all parts of this run."""
+    from lema_local.teachers import open_desk, open_teacher
+    from lema_local.teachers.journal import Journal
+    from lema_local.teachers.scheduler import DeskSettings
+
+    block = recipe.teacher
+    teacher = open_teacher(block.model, url=block.url, price_in=block.price_in, price_out=block.price_out)
+    scope = str(folder.path.resolve())
+    with (
+        Journal() as journal,
+        open_desk(
+            teacher,
+            journal,
+            DeskSettings.from_stage(settings),
+            scope=scope,
+            max_usd=block.max_usd,
+            max_calls=block.max_calls,
+        ) as desk,
+    ):
+        yield desk
+
+
+def open_trainer(block: StudentBlock) -> Trainer:
+    """Return the trainer for this student's base."""
+    from lema_local.training.local import LocalTrainer
+
+    gguf = student_path(block)
+    return LocalTrainer(block.base or gguf, gguf)
+
+
+def base_identity(block: StudentBlock) -> dict[str, Any]:
+    """Return what names the model that is trained."""
+    return {"base": block.base} if block.base else {"sha256": hash_file(student_path(block))}
