@@ -18,7 +18,7 @@ LAYERS = (
     {"corrections", "prompts", "datasets"},
     {"students", "teachers", "training"},
     {"stages"},
-    {"recipe", "runs", "report"},
+    {"recipe", "runs", "report", "sampling"},
     {"pipeline"},
     {"cli"},
 )
