@@ -30,7 +30,7 @@ SPLIT_BOUNDS: Mapping[Split, range] = {
 }
 """The hash buckets (of 100) that make up each split."""
 
-MAX_VALUE = 120
+MAX_VALUE = 150
 """The largest number in any problem: a student of two million parameters has to learn the arithmetic."""
 
 _PEOPLE = (
@@ -112,12 +112,12 @@ def _chain(story: _Story) -> None:
     """Things come and go, one after the other."""
     name, things = story.person(), story.things()
     has = f"{name} has {{}} {things}."
-    amount = story.number(8, 60)
+    amount = story.number(8, 80)
     story.say(f"{name} has {amount} {things}.", f"At first {name} has {amount} {things}.")
     if story.chance(0.3):
         story.say(f"{story.person(1)} has {story.number(3, 60)} {story.things(1)}.")
-    for _ in range(story.pick(2, 3, 3, 4, 4, 5)):
-        change, pronoun, other = story.number(3, 40), story.pronoun(), story.person(story.pick(1, 2, 3))
+    for _ in range(story.pick(2, 3, 4, 4, 5, 6)):
+        change, pronoun, other = story.number(3, 50), story.pronoun(), story.person(story.pick(1, 2, 3))
         match story.pick("more", "more", "less", "less", "twice", "half"):
             case "more":
                 story.say(
@@ -143,9 +143,9 @@ def _chain(story: _Story) -> None:
 
 
 def _compare(story: _Story) -> None:
-    """Two or three people's amounts, each told by way of another's, in any order."""
+    """Two to four people's amounts, each told by way of another's, in any order."""
     things = story.things()
-    count = story.pick(2, 3, 3)
+    count = story.pick(2, 3, 3, 4)
     amounts = [story.number(3, 30)]
     facts = [f"{story.person()} has {amounts[0]} {things}."]
     for index in range(1, count):
@@ -166,8 +166,6 @@ def _compare(story: _Story) -> None:
                 amounts.append(story.step(has, amounts[-1], "*", factor))
     story.shape.shuffle(facts)
     story.sentences.extend(facts)
-    if story.chance(0.25):
-        story.say(f"{story.person(3)} has {story.number(3, 60)} {story.things(1)}.")
     _ask_comparison(story, amounts)
 
 
@@ -215,108 +213,163 @@ def _money(story: _Story) -> None:
 
 
 def _share(story: _Story) -> None:
-    """A stock is gathered and dealt out evenly."""
+    """A stock is dealt out: evenly among children, or round by round between two."""
+    if story.chance(0.35):
+        _deal_rounds(story)
+    else:
+        _share_evenly(story)
+
+
+def _share_evenly(story: _Story) -> None:
     name, things = story.person(), story.things()
     there = f"There are {{}} {things}."
     if story.chance(0.5):
-        first, second = story.number(5, 50), story.number(5, 50)
+        first, second = story.number(5, 60), story.number(5, 60)
         story.say(f"{name} has {first} {things} in one box and {second} in another.")
         stock = story.step(there, first, "+", second)
     else:
-        bags, size = story.number(2, 9), story.number(3, 12)
+        bags, size = story.number(2, 9), story.number(3, 15)
         story.say(
             f"{name} has {bags} bags of {size} {things} each.",
             f"{name} opens {bags} bags with {size} {things} each.",
         )
         stock = story.step(there, size, "*", bags)
-    has_rest = story.chance(0.45)
-    if has_rest:
-        lost = story.number(2, 20)
+    children = story.number(2, 9)
+    if story.chance(0.5):
+        lost = story.number(2, 30)
         story.say(f"{lost} of them are bad and are thrown away.", f"{name} keeps {lost} of them.")
         stock = story.step(f"{{}} {things} are left.", stock, "-", lost)
-    children = story.number(2, 9)
-    if has_rest:
         story.say(
             f"The rest is shared equally among {children} children.",
             f"{children} children share the rest equally.",
         )
     else:
         story.say(
-            f"They are shared equally among {children} children.", f"{children} children share them equally."
+            f"They are shared equally among {children} children.",
+            f"{children} children share them equally.",
         )
     each = story.step(f"Each child gets {{}} {things}.", stock, "/", children)
-    if each < 2:
+    _finish_share(story, "each child", "Each child", each, story.pick("plain", "loses", "had"))
+
+
+def _deal_rounds(story: _Story) -> None:
+    """The number of rounds is told; in ``parts`` it has to be found."""
+    things = story.things()
+    one, two = _tell_dealing(story)
+    rounds = story.number(2, 12)
+    story.say(f"This happens {rounds} times.", f"They do this {rounds} times.")
+    if story.chance(0.3):
+        story.say(f"How many {things} do they get in all?")
+        each_round = story.step(f"Each time they get {{}} {things}.", one, "+", two)
+        story.step(f"In all they get {{}} {things}.", each_round, "*", rounds)
+    else:
+        person, share = story.pick(0, 1), (one, two)
+        asked = story.person(person)
+        got = story.step(f"{asked} gets {{}} {things}.", share[person], "*", rounds)
+        _finish_share(story, asked, asked, got, story.pick("loses", "had"))
+
+
+def _tell_dealing(story: _Story) -> tuple[int, int]:
+    """Say how many each of two people gets a round, and return both numbers, which differ."""
+    first, second = story.person(0), story.person(1)
+    one, two = story.number(1, 9), story.number(1, 9)
+    if one == two:
         raise _Redraw
-    match story.pick("plain", "eats", "had"):
+    story.say(
+        f"Each time {first} gets {one}, {second} gets {two}.",
+        f"For every {one} that {first} gets, {second} gets {two}.",
+    )
+    return one, two
+
+
+def _finish_share(story: _Story, who: str, subject: str, got: int, ending: str) -> None:
+    """Ask for a share as it is, or after something came or went."""
+    things = story.things()
+    match ending:
         case "plain":
-            story.say(f"How many {things} does each child get?")
-        case "eats":
-            eaten = story.number(1, each - 1)
-            story.say(f"Each child eats {eaten} of them. How many {things} does each child have left?")
-            story.step(f"Each child has {{}} {things} left.", each, "-", eaten)
+            story.say(f"How many {things} does {who} get?")
+        case "loses":
+            if got < 2:
+                raise _Redraw
+            lost = story.number(1, min(20, got - 1))
+            story.say(f"{subject} loses {lost} of them. How many {things} does {who} have left?")
+            story.step(f"{subject} has {{}} {things} left.", got, "-", lost)
         case "had":
-            before = story.number(2, 20)
-            story.say(f"Each child had {before} {things} before. How many {things} does each child have now?")
-            story.step(f"Each child has {{}} {things}.", each, "+", before)
+            before = story.number(2, 40)
+            story.say(f"{subject} had {before} {things} before. How many {things} does {who} have now?")
+            story.step(f"{subject} has {{}} {things}.", got, "+", before)
 
 
 def _work(story: _Story) -> None:
-    """Two people work side by side at their own speeds."""
+    """Two people work side by side, each at a speed of their own."""
     product = story.values.choice(_PRODUCTS)
-    first, second = story.person(0), story.person(1)
-    speed, other_speed = story.number(2, 9), story.number(2, 9)
+    names = story.person(0), story.person(1)
+    speeds = story.number(2, 9), story.number(2, 9)
     story.say(
-        f"{first} packs {speed} {product} an hour and {second} packs {other_speed} {product} an hour.",
-        f"In one hour {first} packs {speed} {product} and {second} packs {other_speed}.",
+        f"{names[0]} packs {speeds[0]} {product} an hour and {names[1]} packs {speeds[1]} {product} an hour.",
+        f"In one hour {names[0]} packs {speeds[0]} {product} and {names[1]} packs {speeds[1]}.",
     )
-    if story.chance(0.3):
-        story.say(f"{story.person(2)} cleans {story.number(2, 9)} {story.pick('rooms', 'desks')}.")
-    both = story.step(f"In an hour they pack {{}} {product}.", speed, "+", other_speed)
-    if story.chance(0.5):
-        hours = story.number(2, 9)
-        story.say(f"They work for {hours} hours.", f"Both work for {hours} hours.")
-        packed = story.step(f"In {hours} hours they pack {{}} {product}.", both, "*", hours)
-        _finish_packing(story, product, packed)
-    else:
-        goal = story.number(20, MAX_VALUE)
-        story.say(f"They have to pack {goal} {product}.", f"There are {goal} {product} to pack.")
-        if story.chance(0.5):
-            done = story.number(5, 40)
-            story.say(f"{done} {product} are packed before they start.")
-            goal = story.step(f"{{}} {product} are left.", goal, "-", done)
-        story.say("How many hours do they need?", "How many hours does that take?")
-        story.step("They need {} hours.", goal, "/", both)
+    match story.pick("both", "one", "goal"):
+        case "both":
+            both = story.step(f"In an hour they pack {{}} {product}.", speeds[0], "+", speeds[1])
+            hours = story.number(2, 9)
+            story.say(f"They work for {hours} hours.", f"Both work for {hours} hours.")
+            packed = story.step(f"In {hours} hours they pack {{}} {product}.", both, "*", hours)
+            _finish_packing(story, product, packed, story.pick("plain", "before", "broken"))
+        case "one":
+            person, hours = story.pick(0, 1), story.number(2, 9)
+            story.say(f"{names[person]} works for {hours} hours.")
+            sentence = f"In {hours} hours {names[person]} packs {{}} {product}."
+            packed = story.step(sentence, speeds[person], "*", hours)
+            _finish_packing(story, product, packed, story.pick("before", "broken"))
+        case "goal":
+            both = story.step(f"In an hour they pack {{}} {product}.", speeds[0], "+", speeds[1])
+            goal = story.number(20, MAX_VALUE)
+            story.say(f"They have to pack {goal} {product}.", f"There are {goal} {product} to pack.")
+            if story.chance(0.5):
+                done = story.number(5, 60)
+                story.say(f"{done} {product} are packed before they start.")
+                goal = story.step(f"{{}} {product} are left.", goal, "-", done)
+            story.say("How many hours do they need?", "How many hours does that take?")
+            story.step("They need {} hours.", goal, "/", both)
 
 
-def _finish_packing(story: _Story, product: str, packed: int) -> None:
-    match story.pick("plain", "before", "broken"):
+def _finish_packing(story: _Story, product: str, packed: int, ending: str) -> None:
+    match ending:
         case "plain":
             story.say(f"How many {product} do they pack?")
         case "before":
-            before = story.number(3, 40)
+            before = story.number(3, 60)
             story.say(f"{before} {product} were packed before. How many {product} are packed now?")
             story.step(f"{{}} {product} are packed.", packed, "+", before)
         case "broken":
-            broken = story.number(2, 20)
+            broken = story.number(2, 30)
             story.say(f"{broken} of the {product} break. How many {product} are left?")
             story.step(f"{{}} {product} are left.", packed, "-", broken)
 
 
+def _daily(story: _Story) -> None:
+    """So many pages or miles a day, for some days."""
+    if story.chance(0.6):
+        _read(story)
+    else:
+        _walk(story)
+
+
 def _read(story: _Story) -> None:
-    """A book, so many pages a day, and what is left of it."""
     name, pronoun = story.person(), story.pronoun()
     pages = story.number(40, MAX_VALUE)
-    daily, days = story.number(3, 14), story.number(2, 8)
+    daily, days = story.number(3, 15), story.number(2, 9)
     story.say(f"{name} reads a book of {pages} pages.", f"{name} has a book with {pages} pages.")
-    if story.chance(0.25):
+    if story.chance(0.3):
         story.say(f"{story.person(1)} reads a book of {story.number(40, MAX_VALUE)} pages.")
     story.say(
         f"{name} reads {daily} pages a day for {days} days.",
         f"On {days} days {pronoun} reads {daily} pages each.",
     )
-    done = story.step(f"In {days} days {name} reads {{}} pages.", daily, "*", days)
+    done = story.step(f"On {days} days {name} reads {{}} pages.", daily, "*", days)
     if story.chance(0.5):
-        more = story.number(3, 30)
+        more = story.number(3, 40)
         story.say(
             f"Then {pronoun} reads {more} pages on Sunday.", f"After that {pronoun} reads {more} more pages."
         )
@@ -330,64 +383,68 @@ def _read(story: _Story) -> None:
         story.say("How many pages are left?", f"How many pages does {name} still have to read?")
 
 
+def _walk(story: _Story) -> None:
+    name = story.person()
+    verb = story.pick("walks", "rides", "drives")
+    daily, days = story.number(2, 30), story.number(2, 7)
+    story.say(
+        f"On {days} days {name} {verb} {daily} miles each.",
+        f"{name} {verb} {daily} miles a day for {days} days.",
+    )
+    total = story.step(f"On {days} days {name} {verb} {{}} miles.", daily, "*", days)
+    _finish_miles(story, verb, total, story.pick("more", "goal"))
+
+
+def _finish_miles(story: _Story, verb: str, total: int, question: str) -> None:
+    match question:
+        case "plain":
+            story.say("How many miles is that in all?")
+        case "more":
+            more = story.number(3, 40)
+            story.say(f"On Sunday {story.pronoun()} {verb} {more} miles more. How many miles is that in all?")
+            story.step("In all that is {} miles.", total, "+", more)
+        case "goal":
+            goal = story.number(40, MAX_VALUE)
+            story.say(f"{story.person()} wants to make {goal} miles. How many miles are left?")
+            story.step("{} miles are left.", goal, "-", total)
+
+
 def _trip(story: _Story) -> None:
     """A way there and back, on several days: every day counts the way twice."""
     name, place = story.person(), story.values.choice(_PLACES)
     way, days = story.number(2, 15), story.number(2, 7)
     verb = story.pick("walks", "rides", "drives")
-    story.say(f"The way from home to {place} is {way} miles.", f"It is {way} miles from home to {place}.")
     story.say(
-        f"On {days} days {name} {verb} there and back.", f"{name} {verb} there and back on {days} days."
+        f"The way from home to {place} is {way} miles.",
+        f"It is {way} miles from home to {place}.",
+    )
+    story.say(
+        f"On {days} days {name} {verb} there and back.",
+        f"{name} {verb} there and back on {days} days.",
     )
     both = story.step("There and back is {} miles.", way, "*", 2)
     total = story.step(f"On {days} days {name} {verb} {{}} miles.", both, "*", days)
-    match story.pick("plain", "more", "goal"):
-        case "plain":
-            story.say(f"How many miles is that for {name}?")
-        case "more":
-            more = story.number(3, 30)
-            story.say(f"On Sunday {story.pronoun()} {verb} {more} miles more. How many miles is that in all?")
-            story.step("In all that is {} miles.", total, "+", more)
-        case "goal":
-            goal = story.number(40, MAX_VALUE)
-            story.say(f"{name} wants to make {goal} miles. How many miles are left?")
-            story.step("{} miles are left.", goal, "-", total)
+    _finish_miles(story, verb, total, story.pick("plain", "more", "goal"))
 
 
 def _parts(story: _Story) -> None:
-    """Two people share by a ratio: so many for one, so many for the other, round by round."""
+    """Two people share by a ratio until all is dealt out: the number of rounds has to be found."""
     things = story.things()
+    total_at = len(story.sentences)
+    one, two = _tell_dealing(story)
+    total = _compute(story.number(2, 12), "*", one + two)
     first, second = story.person(0), story.person(1)
-    one, two = story.number(1, 6), story.number(1, 6)
-    rounds = story.number(2, 12)
-    total = _compute(rounds, "*", one + two)
-    if one == two:
-        raise _Redraw
-    story.say(
+    sentence = story.pick(
         f"{first} and {second} share {total} {things}.",
         f"There are {total} {things} for {first} and {second}.",
     )
-    story.say(
-        f"Each time {first} gets {one}, {second} gets {two}.",
-        f"For every {one} that {first} gets, {second} gets {two}.",
-    )
+    story.sentences.insert(total_at, sentence)
     each_round = story.step(f"Each time they get {{}} {things}.", one, "+", two)
-    times = story.step("That is {} times.", total, "/", each_round)
-    asked, share = (first, one) if story.chance(0.5) else (second, two)
-    got = story.step(f"{asked} gets {{}} {things}.", share, "*", times)
-    match story.pick("plain", "had", "eats"):
-        case "plain":
-            story.say(f"How many {things} does {asked} get?")
-        case "had":
-            before = story.number(3, 30)
-            story.say(f"{asked} had {before} {things} before. How many {things} does {asked} have now?")
-            story.step(f"{asked} has {{}} {things}.", got, "+", before)
-        case "eats":
-            if got < 3:
-                raise _Redraw
-            lost = story.number(1, min(20, got - 1))
-            story.say(f"{asked} loses {lost} of them. How many {things} does {asked} have left?")
-            story.step(f"{asked} has {{}} {things} left.", got, "-", lost)
+    times = story.step("This happens {} times.", total, "/", each_round)
+    person, share = story.pick(0, 1), (one, two)
+    asked = story.person(person)
+    got = story.step(f"{asked} gets {{}} {things}.", share[person], "*", times)
+    _finish_share(story, asked, asked, got, story.pick("plain", "loses", "had"))
 
 
 def _join(parts: Sequence[str]) -> str:
@@ -400,7 +457,7 @@ _FAMILIES: Mapping[str, Callable[[_Story], None]] = {
     "money": _money,
     "share": _share,
     "work": _work,
-    "read": _read,
+    "daily": _daily,
     "trip": _trip,
     "parts": _parts,
 }
