@@ -17,7 +17,7 @@ COMMANDS = {
     "recipes": ("recipes:recipes", "List, show, check or copy recipes."),
     "report": ("run:report", "Write report.html and report.md of a run again."),
     "sample": ("sample:sample", "Sample reasoning paths from a student."),
-    "import-paths": ("sample:import_paths", "Take over reasoning paths made elsewhere."),
+    "import-paths": ("import_paths:import_paths", "Take over reasoning paths made elsewhere."),
     "correct": ("teachers:correct", "Let a teacher correct the mistakes among paths."),
     "augment": ("teachers:augment", "Let a teacher write further rationales."),
     "filter": ("build:filter_command", "Split corrections into accepted and rejected ones."),
@@ -27,7 +27,7 @@ COMMANDS = {
     "evaluate": ("evaluate:evaluate", "Evaluate a student on questions."),
     "grade": ("grade:grade", "Grade answers against gold answers."),
     "datasets": ("datasets:datasets", "List, show or check datasets."),
-    "students": ("sample:students", "Inspect or requantize a student."),
+    "students": ("students:students", "Inspect or requantize a student."),
     "journal": ("teachers:journal", "Look into the journal of teachers' replies."),
 }
 """Name: (module:attribute below lema_local.cli, the help line)."""

@@ -1,0 +1,153 @@
+"""What commands about reasoning paths have in common: the record beside a file, lists, the summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lema_local.cli.progress import notice
+
+if TYPE_CHECKING:
+    from lema_local.records import ReasoningPath
+    from lema_local.runs import Manifest
+    from lema_local.stages.sample import SampleSummary
+
+SHOWN = 20
+"""Lines of a list that are shown before the rest is counted."""
+
+
+class SampleRecord:
+    """What stands beside an output file: `PATHS.started.json` while it grows, `PATHS.manifest.json` when whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._started_path = path.with_name(path.name + ".started.json")
+        self._manifest_path = path.with_name(path.name + ".manifest.json")
+        self._manifest = self._read(self._manifest_path) or self._read(self._started_path)
+
+    @staticmethod
+    def _read(path: Path) -> Manifest | None:
+        from pydantic import ValidationError
+
+        from lema_local.errors import RunStateError
+        from lema_local.runs import Manifest
+
+        try:
+            return Manifest.model_validate_json(path.read_bytes()) if path.exists() else None
+        except (ValidationError, OSError) as err:
+            raise RunStateError(f"cannot read {path}", hint="delete it to begin anew") from err
+
+    def is_finished(self, made_from: dict[str, Any]) -> bool:
+        """Say whether the file is whole; note what is being made where nothing was begun.
+
+        Raises:
+            RunStateError: If what stands there was made from something else.
+        """
+        from lema_local.errors import RunStateError
+        from lema_local.runs import Manifest, changed_settings, fingerprint
+
+        if self._manifest is None:
+            if self.path.exists():
+                raise RunStateError(
+                    f"{self.path} exists, and lema sample did not make it", hint="another --out"
+                )
+            self._manifest = Manifest(stage="sample", fingerprint=fingerprint(made_from), made_from=made_from)
+            self._save(self._started_path)
+        if self._manifest.fingerprint != fingerprint(made_from):
+            changes = "\n".join(
+                f"  - {line}" for line in changed_settings(self._manifest.made_from, made_from)
+            )
+            raise RunStateError(
+                f"{self.path} was begun with other settings:\n{changes}",
+                hint=f"another --out, the old settings, or delete {self.path}*",
+            )
+        return self._manifest.finished_at is not None and self.path.exists()
+
+    def _save(self, path: Path) -> None:
+        from lema_local.runs import write_text
+
+        assert self._manifest is not None
+        write_text(path, self._manifest.model_dump_json(indent=2) + "\n")
+
+    def chosen(self) -> dict[str, Any] | None:
+        """Return what the engine chose at an earlier start."""
+        return (self._manifest.chosen or None) if self._manifest else None
+
+    def save_chosen(self, chosen: dict[str, Any]) -> None:
+        """Keep what the engine chose, before it decodes anything."""
+        assert self._manifest is not None
+        self._manifest = self._manifest.model_copy(update={"chosen": chosen})
+        self._save(self._started_path)
+
+    def finish(self, counts: dict[str, Any], seconds: float) -> None:
+        """Declare the file whole; it is on disk by now."""
+        from datetime import UTC, datetime
+
+        from lema_local.runs import library_versions
+
+        assert self._manifest is not None
+        self._manifest = self._manifest.model_copy(
+            update={
+                "counts": counts,
+                "seconds": round(self._manifest.seconds + seconds, 3),
+                "versions": library_versions(),
+                "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+        self._save(self._manifest_path)
+        self._started_path.unlink(missing_ok=True)
+
+    def add_seconds(self, seconds: float) -> None:
+        """Count the time of a go that was interrupted."""
+        assert self._manifest is not None
+        self._manifest = self._manifest.model_copy(
+            update={"seconds": round(self._manifest.seconds + seconds, 3)}
+        )
+        self._save(self._started_path)
+
+    def paths(self) -> list[ReasoningPath]:
+        """Return the paths of the whole file."""
+        from lema_local.jsonl import read_records
+        from lema_local.records import ReasoningPath
+
+        return read_records(self.path, ReasoningPath)
+
+
+def show_list(title: str, lines: Sequence[str]) -> None:
+    """Write up to 20 lines to stderr, and count the rest."""
+    if not lines:
+        return
+    rest = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    notice("\n".join([f"{len(lines)} {title}:", *(f"  - {line}" for line in lines[:SHOWN]), *rest]))
+
+
+def print_summary(paths: Sequence[ReasoningPath], is_json: bool) -> None:
+    """Print what the paths come to."""
+    from lema_local.stages.sample import summarize_paths
+
+    summary = summarize_paths(paths)
+    click.echo(json.dumps(asdict(summary), indent=2) if is_json else format_summary(summary))
+
+
+def format_summary(summary: SampleSummary) -> str:
+    """Return the summary for people."""
+    total = max(summary.paths, 1)
+    asked = max(summary.questions, 1)
+    shares = [
+        f"{name.replace('_', ' ')} {getattr(summary, name)} ({getattr(summary, name) / total:.1%})"
+        for name in ("correct", "wrong", "no_answer", "truncated", "undecided")
+    ]
+    lines = [
+        f"{summary.questions} questions, {summary.paths} paths ({summary.distinct_paths} distinct)",
+        f"pass@1 {summary.pass_at_1:.1%}",
+        ", ".join(shares),
+        f"questions never wrong {summary.never_wrong / asked:.1%}, sometimes {summary.sometimes_wrong / asked:.1%},"
+        f" always {summary.always_wrong / asked:.1%}",
+        f"{summary.completion_tokens:,} tokens written",
+    ]
+    return "\n".join(lines)
