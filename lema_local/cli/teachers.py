@@ -179,8 +179,8 @@ def _correct(
     out: Path,
     flags: dict[str, Any],
 ) -> list[Correction]:
-    from lema_local.cli.resuming import ResumedFile
     from lema_local.records import Correction
+    from lema_local.resuming import ResumedFile
     from lema_local.stages.correct import correct_mistakes, path_key
 
     order = [path_key(path) for _, path in mistakes]
@@ -259,10 +259,10 @@ def augment(questions: str, out: Path, prompt: str, **flags: Any) -> None:
     Example:
       lema augment gsm8k:train.jsonl --teacher gpt-4o --count 4 --max-usd 5 --out rationales.jsonl
     """
-    from lema_local.cli.resuming import ResumedFile
     from lema_local.datasets import load_questions
     from lema_local.prompts import load_cot_prompt
     from lema_local.records import Rationale
+    from lema_local.resuming import ResumedFile
     from lema_local.stages.augment import AugmentSettings, augment_rationales
     from lema_local.teachers.scheduler import DeskSettings
 

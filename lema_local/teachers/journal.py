@@ -16,10 +16,11 @@ import sqlite3
 import time
 import zlib
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lema_local.errors import InputError
 from lema_local.home import lema_home
 from lema_local.teachers.base import RawReply, TeacherRequest
 from lema_local.teachers.journal_file import JournalFile
@@ -38,7 +39,7 @@ class StoredReply:
     """A reply that stands in the journal."""
 
     reply: RawReply
-    """Its `body` is left empty; `Journal.read_body` reads it."""
+    """Its `body` is left empty; `Journal.read` reads it."""
     reply_key: str
     max_tokens: int
     """The limit under which it was written."""
@@ -220,6 +221,25 @@ class Journal:
             _end_call(db, ticket, "unknown" if cost_usd is None else "free", cost_usd, time.time(), error)
 
         return self._file.write(work, is_durable=False)
+
+    def read(self, reply_key: str) -> StoredReply:
+        """Return a reply by its own key, with the body as the provider sent it.
+
+        Raises:
+            InputError: If there is no such reply.
+        """
+        key, _, ordinal = reply_key.partition(".")
+        with self._file.reading() as db:
+            row = db.execute(
+                f"SELECT {_REPLY_COLUMNS}, body FROM replies WHERE request_key=? AND ordinal=?",  # noqa: S608
+                (key, int(ordinal or 0)),
+            ).fetchone()
+        if row is None:
+            raise InputError(
+                f"the journal {self.path} holds no reply {reply_key}", hint="lema journal show lists them"
+            )
+        stored = _stored(row[:-1])
+        return replace(stored, reply=replace(stored.reply, body=_unpack(row[-1])))
 
     def spending(self, scope: str | None = None) -> Spending:
         """Return what the calls of a run cost; None: all calls."""

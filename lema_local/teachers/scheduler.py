@@ -234,13 +234,9 @@ class Scheduler:
         return await tries(self._attempt, request, halt)
 
     def _wait_s(self, state: tenacity.RetryCallState) -> float:
-        """Return the seconds before the next try: doubled each time, half of it by chance, as long as asked."""
-        settings = self._settings
-        backoff = tenacity.wait_exponential(settings.first_wait_s, max=settings.longest_wait_s)(state)
         error = state.outcome.exception() if state.outcome else None
         asked_s = error.retry_after_s if isinstance(error, CallFailed) else None
-        # By chance, so that calls refused together do not come back together.
-        return (asked_s or 0.0) + backoff * random.uniform(0.5, 1.0 if asked_s is None else 0.6)
+        return wait_before_next_try(self._settings, state.attempt_number, asked_s)
 
     def _give_up(self, err: CallFailed) -> Served:
         """Book a request as failed; raise where the teacher is gone altogether."""
@@ -387,3 +383,18 @@ def kind_of_failure(err: BackendError) -> str:
     if err.is_unreachable:
         return "unreachable"
     return "no reply" if err.may_have_cost else "server error"
+
+
+def wait_before_next_try(settings: DeskSettings, tries: int, asked_s: float | None) -> float:
+    """Return the seconds before the next try: doubled each time, half of it by chance, and as long as asked.
+
+    Args:
+        settings: With the first and the longest wait.
+        tries: Tries so far, from 1.
+        asked_s: Seconds that the server asked to wait; None where it did not.
+    """
+    backoff_s = min(settings.longest_wait_s, settings.first_wait_s * 2.0 ** min(tries - 1, 30))
+    if asked_s is None:
+        return backoff_s * random.uniform(0.5, 1.0)
+    # By chance, so that calls refused together do not come back together.
+    return asked_s + min(backoff_s, 1.0) * random.uniform(0.1, 1.0)
