@@ -70,37 +70,16 @@ _NO_UNIT = re.compile(
 _SINGLE_LETTER = re.compile(r"(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])")
 _METRIC_LETTERS = frozenset("mgshLlKCFV")
 _APPROXIMATELY = re.compile(
-    r"^(?:(?:approximately|approx\.?|about|around|roughly|nearly|almost|exactly|only|just|a total of|\\approx|~|=)\s*)+",
+    r"^(?:(?:approximately|approx\.?|about|around|roughly|nearly|almost|exactly|only|just|a total of|"
+    r"\\approx|~|=)\s*)+",
     re.IGNORECASE,
 )
 
-_WORD_VALUES = {
-    word: value
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-        ]
-    )
-}
+_UNITS_AND_TEENS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+)
+_WORD_VALUES = {word: value for value, word in enumerate(_UNITS_AND_TEENS.split())}
 _TENS = {
     word: 10 * (position + 2)
     for position, word in enumerate(

@@ -78,7 +78,8 @@ _TRANSLATION = str.maketrans(_CHARACTERS)
 _EMPHASIS = re.compile(r"(?<![\w)\]}*])(\*\*\*|\*\*|__|`+)(?=\S)([^*`\n]+?)(?<=\S)\1(?![\w(*])")
 _STRAY_MARKS = re.compile(r"^(?:\*\*|__|`|\s)+|(?:\*\*|__|`|\s)+$")
 _SPACING = re.compile(
-    r"\\[,;:! ]|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|hspace\{[^{}]*\}|phantom\{[^{}]*\})(?![a-zA-Z])|~"
+    r"\\[,;:! ]|~|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|"
+    r"hspace\{[^{}]*\}|phantom\{[^{}]*\})(?![a-zA-Z])"
 )
 _WRAPPER = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mathbf|mathit|mathsf|mathtt|bold|boldsymbol|mbox|hbox|"

@@ -1,15 +1,17 @@
 """Algebra in processes that can be killed: model text may hang any solver.
 
-A small pool of worker processes (Pebble) runs `solver`. Each question has `TIMEOUT_S` seconds and
-`MEMORY_MIB` of memory; what goes over ends as undecided, and the other questions go on. The pool starts with the
-first question that needs it, works from any thread, and ends with the process.
+A small pool of worker processes (Pebble) runs `solver`. Each question has `solver.TIMEOUT_S` seconds of a worker's time
+and `solver.MEMORY_MIB` of memory; what goes over ends as undecided, and the other questions go on. The pool starts
+with the first question that needs it, works from any thread, and ends with the process.
 """
 
 from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -18,43 +20,48 @@ from typing import Any
 from lema_local.answers import solver
 from lema_local.answers.comparison import Comparison
 
-TIMEOUT_S = 2.0
-START_TIMEOUT_S = 120.0
-"""A worker imports sympy first; a busy machine may take long over that, and it is not the answer's fault."""
+WALL_TIMEOUT_S = 30.0 if solver.COUNTS_CPU else solver.TIMEOUT_S
+"""By the clock: a busy machine must not turn right answers into undecided ones."""
 WORKERS = 2
-_MAX_BRACKETS = 60
+MAX_BRACKETS = 60
+"""Deeper or longer nesting is not sent to the solver."""
 
 
 class _Pool:
-    """The process-wide pool; made on first use, replaced when it breaks."""
+    """The process-wide pool; made on first use, made anew when it broke or after a fork."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pool: Any = None
+        self._owner = 0
 
     def get(self) -> Any:
         with self._lock:
-            if self._pool is None or not self._pool.active:
-                from pebble import ProcessPool
-
-                # `spawn` is safe from any thread and the same on every platform.
-                self._pool = ProcessPool(
-                    max_workers=WORKERS,
-                    initializer=solver.limit_resources,
-                    context=multiprocessing.get_context("spawn"),
-                )
-                self._pool.schedule(solver.warm_up).result(timeout=START_TIMEOUT_S)
+            if self._pool is None or self._owner != os.getpid() or not self._pool.active:
+                self._pool = self._start()
+                self._owner = os.getpid()
             return self._pool
 
+    def _start(self) -> Any:
+        from pebble import ProcessPool
+
+        # Both ways are safe from any thread; with a fork server that has the libraries loaded, the worker
+        # that replaces a killed one is there at once.
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["lema_local.answers.warm"])
+        return ProcessPool(max_workers=WORKERS, initializer=solver.prepare_worker, context=context)
+
     def is_running(self) -> bool:
-        return self._pool is not None and bool(self._pool.active)
+        return self._pool is not None and self._owner == os.getpid() and bool(self._pool.active)
 
     def stop(self) -> None:
         with self._lock:
-            if self._pool is not None:
+            if self._pool is not None and self._owner == os.getpid():
                 self._pool.stop()
                 self._pool.join()
-                self._pool = None
+            self._pool = None
 
 
 _POOL = _Pool()
@@ -82,13 +89,13 @@ def can_parse(text: str) -> bool | None:
 
 
 @lru_cache(maxsize=8192)
-def _ask(function: Any, *texts: str) -> bool | None:
+def _ask(function: Callable[..., bool | None], *texts: str) -> bool | None:
     from pebble import ProcessExpired
 
-    if any(text.count("(") + text.count("{") + text.count("[") > _MAX_BRACKETS for text in texts):
+    if any(text.count("(") + text.count("{") + text.count("[") > MAX_BRACKETS for text in texts):
         return None
     try:
-        answer = _POOL.get().schedule(function, args=texts, timeout=TIMEOUT_S).result()
+        answer: bool | None = _POOL.get().schedule(function, args=texts, timeout=WALL_TIMEOUT_S).result()
     except (FutureTimeout, ProcessExpired, BrokenProcessPool, MemoryError, RecursionError):
         return None
-    return None if answer is None else bool(answer)
+    return answer
