@@ -33,7 +33,7 @@ def open_student(
         url: Base URL of an OpenAI-compatible endpoint (`http://127.0.0.1:8080/v1`).
         adapter: A GGUF LoRA adapter, or several with their scales.
         prompt_style: `auto`: chat where the model has a template.
-        slots: Paths decoded at once; None: chosen.
+        slots: Paths decoded at once, with `url` requests in flight; None: chosen.
         threads: None: the physical cores.
         context_tokens: Longest sequence, prompt and new tokens together; None: what the model was trained on.
         gpu_layers: Layers on the GPU; -1: all.
@@ -43,6 +43,10 @@ def open_student(
     Raises:
         BackendUnavailable: If the file, the adapter or the endpoint cannot be used.
     """
+    if url is not None:
+        from lema_local.students.endpoint import EndpointStudent
+
+        return EndpointStudent(spec, url, prompt_style=prompt_style, concurrency=slots)
     from lema_local.students.layout import EngineOptions
     from lema_local.students.llamacpp import LlamaStudent
 
