@@ -1,25 +1,29 @@
 """The loop: which stage follows which, what each is made from, when it is skipped, resumed or refused.
 
-Reads top to bottom: `Pipeline.run` calls the stages in order; each method below it says what its stage is made from
+Reads top to bottom: `Pipeline.run` calls the stages in order; each `do_...` method says what its stage is made from
 and does the work through the functions of `lema_local.stages`.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
+from lema_local.answers import check_gold
+from lema_local.datasets import is_held_out, split_validation
 from lema_local.errors import InputError, RunStateError
-from lema_local.jsonl import AppendFile, finish, read_partial, read_records, write_records
-from lema_local.prompts import load_correction_prompt, load_cot_prompt
+from lema_local.jsonl import describe_problems, read_records, write_records
+from lema_local.prompts import CotPrompt, load_correction_prompt, load_cot_prompt
 from lema_local.recipe import Recipe, dump_recipe, settings_in_result
 from lema_local.records import (
     Correction,
@@ -30,6 +34,7 @@ from lema_local.records import (
     Scores,
     TrainingExample,
 )
+from lema_local.resuming import ResumedFile
 from lema_local.runs import (
     MadeFrom,
     Manifest,
@@ -37,10 +42,27 @@ from lema_local.runs import (
     StageFolder,
     changed_settings,
     fingerprint,
-    hash_file,
     write_text,
 )
-from lema_local.wiring import load_source, open_desk, open_run_student, open_trainer, student_identity
+from lema_local.sampling import predict_into_file, sample_into_file
+from lema_local.stages.augment import augment_rationales
+from lema_local.stages.build import build_arms, count_examples
+from lema_local.stages.correct import correct_mistakes, path_key, select_mistakes
+from lema_local.stages.evaluate import score_predictions
+from lema_local.stages.filter import filter_corrections
+from lema_local.stages.sample import greedy_settings, summarize_paths
+from lema_local.students.base import DecodeSettings, PromptStyle, SampleRequest, Student
+from lema_local.teachers import prompt_for
+from lema_local.training.base import AnswerGreedily, FidelityResult, Trainer, TrainSettings
+from lema_local.wiring import (
+    base_identity,
+    load_source,
+    open_run_desk,
+    open_run_student,
+    open_trainer,
+    student_identity,
+    teacher_identity,
+)
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -86,6 +108,16 @@ class Outcome:
 Work = Callable[[StageFolder, Manifest], Outcome]
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the evaluation."""
+
+    arm: str | None
+    """Whose adapter; None: the base."""
+    prompt: CotPrompt
+    style: PromptStyle | Literal["auto"]
+
+
 class Pipeline:
     """One recipe in one run folder.
 
@@ -98,7 +130,13 @@ class Pipeline:
     """
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, *, show: Show, tell: Callable[[str], None], reuse: RunFolder | None
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        *,
+        show: Show,
+        tell: Callable[[str], None],
+        reuse: RunFolder | None,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
@@ -193,16 +231,6 @@ class Pipeline:
         own.take_over(other)
         return own.manifest()
 
-    def _append(self, partial: Path, records: Iterable[BaseModel], note: Callable[[BaseModel], None]) -> None:
-        """Append records as they come; each is on disk before the next is made."""
-        with AppendFile(partial) as file:
-            for record in records:
-                file.append(record)
-                note(record)
-
-    def _read(self, stage: str, file: str, kind: type[T]) -> list[T]:
-        return read_records(self.folder.stage(STAGES[stage]).path / file, kind)
-
     # --- 0 questions ----------------------------------------------------------------------------------------
 
     def do_questions(self) -> None:
@@ -217,7 +245,8 @@ class Pipeline:
         self.questions = {"train": train, "validation": validation, "test": test}
         check_disjoint(self.questions, allows_test=self.recipe.build.allow_test)
         made_from = {
-            split: {"count": len(some), "sha256": hash_records(some)} for split, some in self.questions.items()
+            split: {"count": len(some), "sha256": hash_records(some)}
+            for split, some in self.questions.items()
         }
         for split, facts in made_from.items():
             self.marks[f"{split} questions"] = fingerprint(facts)
@@ -244,12 +273,29 @@ class Pipeline:
         }
 
         def work(folder: StageFolder, started: Manifest) -> Outcome:
-            path = folder.path / "paths.jsonl"
-            with self._student(folder, started) as student:
-                self._sample_into(path, self.questions["train"], student, prompt, settings, "sample")
+            asked = self.questions["train"]
+            total = len(asked) * settings.samples_per_question
+            with (
+                self._student(folder=folder, started=started) as student,
+                self.show("sample", total) as update,
+            ):
+                verdicts = Counter[str]()
+
+                def note(paths: Sequence[ReasoningPath]) -> None:
+                    verdicts.update(path.verdict for path in paths)
+                    update(verdicts.total(), mistakes=verdicts["wrong"])
+
+                paths = sample_into_file(
+                    folder.path / "paths.jsonl",
+                    asked,
+                    student,
+                    prompt,
+                    settings,
+                    on_paths=note,
+                    on_refusal=lambda question, why: self.tell(f"{question.id} is left out: {why}"),
+                )
                 chosen = student.describe()
-            summary = summarize_paths(read_records(path, ReasoningPath))
-            return Outcome(counts=asdict(summary), chosen=chosen)
+            return Outcome(counts=asdict(summarize_paths(paths)), chosen=chosen)
 
         self._do("sample", made_from, work)
 
@@ -267,24 +313,23 @@ class Pipeline:
         }
 
         def work(folder: StageFolder, _: Manifest) -> Outcome:
-            path = folder.path / "corrections.jsonl"
-            partial = path.with_name(path.name + ".partial")
             paths = self._read("sample", "paths.jsonl", ReasoningPath)
             mistakes = list(select_mistakes(paths, self.questions["train"], settings))
-            kept = [one for one in read_partial(partial, Correction) if one.verdict != "failed"]
-            done = {path_key(one) for one in kept}
-            left = [mistake for mistake in mistakes if path_key(mistake[1]) not in done]
-            with open_run_desk(self.recipe, settings, self.folder) as desk, self._bar("correct", len(mistakes)) as bar:
-                records = correct_mistakes(left, desk, prompt_for(desk, prompt), settings)
-                tally = Counter(one.verdict for one in kept)
-                for record in self._append(partial, records):
-                    tally[record.verdict] += 1
-                    bar(tally.total(), **tally, spent=f"${desk.budget.spent_usd:.4f}")
-                spent_usd = desk.budget.spent_usd
-            corrections = order_corrections(read_records(partial, Correction), mistakes)
-            write_records(path, corrections)
-            partial.unlink()
-            return Outcome(counts={"mistakes": len(mistakes), **count_verdicts(corrections)}, cost_usd=spent_usd)
+            order = [path_key(path) for _, path in mistakes]
+            with (
+                ResumedFile(folder.path / "corrections.jsonl", Correction, path_key) as file,
+                open_run_desk(self.recipe, settings, self.folder) as desk,
+                self.show("correct", len(mistakes)) as update,
+            ):
+                left = [mistake for mistake in mistakes if path_key(mistake[1]) not in file.kept]
+                verdicts = Counter[str](one.verdict for one in file.kept.values())
+                for one in correct_mistakes(left, desk, prompt_for(desk, prompt), settings):
+                    file.append(one)
+                    verdicts[one.verdict] += 1
+                    update(verdicts.total(), **verdicts, spent=f"${desk.budget.spent_usd:.4f}")
+                corrections = file.finish(order)
+                counts = {"mistakes": len(mistakes), **count_verdicts(corrections), **asdict(desk.count)}
+                return Outcome(counts=counts, cost_usd=desk.budget.spent_usd)
 
         self._do("correct", made_from, work)
 
@@ -302,28 +347,23 @@ class Pipeline:
         }
 
         def work(folder: StageFolder, _: Manifest) -> Outcome:
-            path = folder.path / "rationales.jsonl"
-            partial = path.with_name(path.name + ".partial")
             wanted = self.questions["train"][: settings.limit]
-            by_question: dict[str, list[Rationale]] = {}
-            for one in read_partial(partial, Rationale):
-                by_question.setdefault(one.question_id, []).append(one)
-            done = {
-                key
-                for key, some in by_question.items()
-                if len(some) >= settings.rationales_per_question and all(one.verdict != "failed" for one in some)
-            }
-            left = [question for question in wanted if question.id not in done]
-            with open_run_desk(self.recipe, settings, self.folder) as desk, self._bar("augment", len(wanted)) as bar:
-                finished = Counter(done)
-                for record in self._append(partial, augment_rationales(left, desk, prompt, settings)):
-                    finished[record.question_id] += 1
-                    bar(len(finished), spent=f"${desk.budget.spent_usd:.4f}")
-                spent_usd = desk.budget.spent_usd
-            rationales = order_rationales(read_records(partial, Rationale), wanted)
-            write_records(path, rationales)
-            partial.unlink()
-            return Outcome(counts=count_verdicts(rationales), cost_usd=spent_usd)
+            attempts = range(settings.rationales_per_question)
+            order = [(question.id, attempt) for question in wanted for attempt in attempts]
+            with (
+                ResumedFile(folder.path / "rationales.jsonl", Rationale, rationale_key) as file,
+                open_run_desk(self.recipe, settings, self.folder) as desk,
+                self.show("augment", len(order)) as update,
+            ):
+                left = [
+                    one for one in wanted if not all((one.id, attempt) in file.kept for attempt in attempts)
+                ]
+                before = len(order) - len(left) * len(attempts)
+                for done, one in enumerate(augment_rationales(left, desk, prompt, settings), before + 1):
+                    file.append(one)
+                    update(done, spent=f"${desk.budget.spent_usd:.4f}")
+                counts = {**count_verdicts(file.finish(order)), **asdict(desk.count)}
+                return Outcome(counts=counts, cost_usd=desk.budget.spent_usd)
 
         self._do("augment", made_from, work)
 
@@ -331,7 +371,10 @@ class Pipeline:
 
     def do_filter(self) -> None:
         """Keep the corrections that may be learned from."""
-        made_from = {"corrections": self.marks["correct"], "filter": settings_in_result(self.recipe, "filter")}
+        made_from = {
+            "corrections": self.marks["correct"],
+            "filter": settings_in_result(self.recipe, "filter"),
+        }
 
         def work(folder: StageFolder, _: Manifest) -> Outcome:
             corrections = self._read("correct", "corrections.jsonl", Correction)
@@ -373,18 +416,24 @@ class Pipeline:
         settings = self._train_settings()
 
         def made_from(arm: str) -> MadeFrom:
-            own = {key: value for key, value in settings.model_dump(mode="json").items() if key != "save_every_steps"}
+            own = {
+                key: value
+                for key, value in settings.model_dump(mode="json").items()
+                if key != "save_every_steps"
+            }
             return {"examples": self.marks["build"], "base": self.base_identity, "arm": arm, "train": own}
 
         def train_arm(arm: str) -> Work:
             def work(folder: StageFolder, _: Manifest) -> Outcome:
                 examples = self._read("build", f"{arm}.jsonl", TrainingExample)
-                with self._bar(f"train {arm}") as bar, self._student() as student:
+                with self.show(f"train {arm}") as update, self._student() as student:
                     result = self.trainer.train(
                         examples,
                         settings,
                         folder.path,
-                        lambda step, steps, values: bar(step, steps, **{k: f"{v:.3g}" for k, v in values.items()}),
+                        lambda step, steps, values: update(
+                            step, steps, **{k: f"{v:.3g}" for k, v in values.items()}
+                        ),
                         getattr(student, "tokenize", None),
                     )
                 return Outcome(counts=to_plain(result))
@@ -406,7 +455,7 @@ class Pipeline:
                 gguf = folder.path / "adapter.gguf"
                 exported = self.trainer.export(adapter_dir, gguf)
                 prompts = self._fidelity_prompts(settings.fidelity_prompts)
-                with self._bar(f"export {arm}", 1), self._student() as base, self._student(adapter=gguf) as student:
+                with self._student() as base, self._student(adapter=gguf) as student:
                     fidelity = self.trainer.check_fidelity(
                         adapter_dir,
                         prompts,
@@ -455,7 +504,9 @@ class Pipeline:
             return Outcome(counts={one.arm + " " + one.dataset: one.share.correct for one in scores.arms})
 
         parts = {name: self.marks[f"evaluate {name}"] for name in entries}
-        self._do("evaluate", {"arms": parts, "evaluate": settings_in_result(self.recipe, "evaluate")}, compare)
+        self._do(
+            "evaluate", {"arms": parts, "evaluate": settings_in_result(self.recipe, "evaluate")}, compare
+        )
 
     def do_report(self) -> None:
         """Write the report; it is cheap and has no fingerprint of its own: a changed setting writes it anew."""
@@ -465,14 +516,12 @@ class Pipeline:
         write_report(read_run(self.folder), out_dir)
         self.tell(f"report: {out_dir / 'report.html'}")
 
-    def result(self) -> str:
-        """Return what the run found, for a terminal: scores, comparisons, where the report is."""
+    def read_scores(self) -> Scores | None:
+        """Return what the evaluation found; None where it has not finished."""
         folder = self.folder.stage(STAGES["evaluate"])
         if folder.manifest() is None:
-            return f"{self.folder.path}: finished up to the stage asked for"
-        scores = Scores.model_validate_json((folder.path / "scores.json").read_bytes())
-        report = self.folder.stage(REPORT_FOLDER).path / "report.html"
-        return "\n".join([*describe_scores(scores), "", f"Report: {report}"])
+            return None
+        return Scores.model_validate_json((folder.path / "scores.json").read_bytes())
 
     # --- parts ----------------------------------------------------------------------------------------------
 
@@ -481,7 +530,9 @@ class Pipeline:
         arms = self.recipe.train.arms
         done = {arm: self._do(name, made_from(arm), work(arm), part=arm) for arm in arms}
         marks = {arm: self.marks[f"{name} {arm}"] for arm in arms}
-        self._do(name, {"arms": marks}, lambda *_: Outcome(counts={arm: one.counts for arm, one in done.items()}))
+        self._do(
+            name, {"arms": marks}, lambda *_: Outcome(counts={arm: one.counts for arm, one in done.items()})
+        )
 
     @cached_property
     def student_identity(self) -> dict[str, Any]:
@@ -504,35 +555,82 @@ class Pipeline:
         return open_trainer(self.recipe.student)
 
     @contextmanager
-    def _bar(self, title: str, total: float | None = None) -> Iterator[Update]:
-        with self.show(title, total) as update:
-            yield update
-
-    @contextmanager
     def _student(
-        self, *, adapter: Path | None = None, folder: StageFolder | None = None, started: Manifest | None = None
+        self,
+        *,
+        adapter: Path | None = None,
+        style: PromptStyle | Literal["auto"] | None = None,
+        folder: StageFolder | None = None,
+        started: Manifest | None = None,
     ) -> Iterator[Student]:
         """Lend the student; what its engine chooses is written down at once, and used again on resume."""
+        block = self.recipe.student
         student = open_run_student(
-            self.recipe.student,
+            block if style is None else block.model_copy(update={"prompt_style": style}),
             adapter=adapter,
             chosen=started.chosen.get("chosen") if started else None,
-            on_chosen=None if folder is None or started is None else partial_save(folder, started),
+            on_chosen=None
+            if folder is None or started is None
+            else lambda chosen: save_chosen(folder, started, chosen),
         )
         try:
             yield student
         finally:
             student.close()
 
-    def _append(self, partial: Path, records: Iterable[T]) -> Iterator[T]:
-        """Append records as they come and pass them on; each is on disk before the next is made."""
-        with AppendFile(partial) as file:
-            for record in records:
-                file.append(record)
-                yield record
-
     def _read(self, stage: str, file: str, kind: type[T]) -> list[T]:
         return read_records(self.folder.stage(STAGES[stage]).path / file, kind)
+
+    def _entries(self) -> dict[str, Entry]:
+        """What is evaluated, by the name of its row: the base by its prompts, then the arms by theirs."""
+        zero_shot = load_cot_prompt(self.recipe.build.cot_prompt)
+        few_shot = load_cot_prompt(self.recipe.sample.prompt)
+        style = self.recipe.train.prompt_style
+        entries = {"base": Entry(None, few_shot, self.recipe.student.prompt_style)}
+        if self.recipe.evaluate.base_zero_shot and few_shot.fingerprint != zero_shot.fingerprint:
+            entries["base_zero_shot"] = Entry(None, zero_shot, style)
+        return entries | {arm: Entry(arm, zero_shot, style) for arm in self.recipe.train.arms}
+
+    def _evaluate_entry(self, name: str, entry: Entry, folder: StageFolder, started: Manifest) -> Outcome:
+        """Let one arm answer all test questions greedily."""
+        asked = self.questions["test"]
+        adapter = self.folder.stage(STAGES["export"]).path / entry.arm / "adapter.gguf" if entry.arm else None
+        settings = SampleSettings(
+            samples_per_question=1,
+            temperature=0.0,
+            max_tokens=self.recipe.evaluate.max_tokens,
+            keep_identical=True,
+        )
+        verdicts = Counter[str]()
+        with (
+            self._student(adapter=adapter, style=entry.style, folder=folder, started=started) as student,
+            self.show(f"evaluate {name}", len(asked)) as update,
+        ):
+
+            def note(paths: Sequence[ReasoningPath]) -> None:
+                verdicts.update(path.verdict for path in paths)
+                update(verdicts.total(), correct=verdicts["correct"])
+
+            for dataset in dict.fromkeys(question.dataset for question in asked):
+                predict_into_file(
+                    folder.path / f"{dataset}.jsonl",
+                    [question for question in asked if question.dataset == dataset],
+                    student,
+                    entry.prompt,
+                    settings,
+                    arm=name,
+                    on_paths=note,
+                    on_refusal=lambda question, why: self.tell(f"{question.id} is left out: {why}"),
+                )
+            return Outcome(counts=dict(verdicts), chosen=student.describe())
+
+    def _read_predictions(self, name: str) -> list[Prediction]:
+        datasets = dict.fromkeys(question.dataset for question in self.questions["test"])
+        return [
+            one
+            for dataset in datasets
+            for one in self._read("evaluate", f"{name}/{dataset}.jsonl", Prediction)
+        ]
 
     def _train_settings(self) -> TrainSettings:
         """The recipe's, with the number of optimizer steps fixed: equal for all arms, whatever their size."""
@@ -561,20 +659,84 @@ class Pipeline:
             self.tell(f"Warning: {arm}: leaving the adapter out changes none of {fidelity.prompts} answers")
 
 
-def describe_scores(scores: Scores) -> list[str]:
-    """Return the scores and what may be concluded, in lines for a terminal."""
-    lines = []
-    for one in scores.arms:
-        share = one.share
-        lines.append(
-            f"{one.dataset} {one.arm:14} {share.correct:5d} of {share.n}  pass@1 {share.pass_at_1:6.1%}"
-            f"  (95 % {share.low:.1%} to {share.high:.1%})  no answer {one.no_answer}, truncated {one.truncated}"
+def save_chosen(folder: StageFolder, started: Manifest, chosen: dict[str, Any]) -> None:
+    """Write down what an engine chose by itself, to be used again on resume."""
+    folder.save_started(started.model_copy(update={"chosen": {"chosen": chosen}}))
+
+
+def check_gold_answers(questions: Iterator[Question]) -> None:
+    """Make sure that every gold answer can be compared with.
+
+    Raises:
+        InputError: With all questions whose gold answer does not parse.
+    """
+    problems = []
+    for question in questions:
+        try:
+            check_gold(question)
+        except InputError as err:
+            problems.append(str(err))
+    if problems:
+        raise InputError(
+            describe_problems("the questions", problems), hint="mend or leave out these questions"
         )
-        for tag, groups in one.groups.items():
-            for value, group in groups.items():
-                lines.append(f"    {tag}={value}: {group.pass_at_1:.1%} ({group.low:.1%} to {group.high:.1%})")
-    lines.append("")
-    for comparison in scores.comparisons:
-        where = f" [{comparison.group}]" if comparison.group else ""
-        lines.append(f"{comparison.dataset}{where}: {comparison.sentence}")
-    return lines
+
+
+def check_disjoint(questions: dict[str, list[Question]], *, allows_test: bool) -> None:
+    """Make sure that no test or validation question is trained on.
+
+    Raises:
+        InputError: If a text stands in two splits, or a question of a test split is among those to train on.
+    """
+    trained = {" ".join(one.question.split()).casefold(): one.id for one in questions["train"]}
+    for split in ("test", "validation"):
+        both = [one for one in questions[split] if " ".join(one.question.split()).casefold() in trained]
+        if both:
+            other = trained[" ".join(both[0].question.split()).casefold()]
+            raise InputError(
+                f"{len(both)} {split} question(s) are among the training questions, the first is {both[0].id}"
+                f" (= {other})",
+                hint="give disjoint sources",
+            )
+    held_out = [one.id for one in questions["train"] if is_held_out(one)]
+    if held_out and not allows_test:
+        raise InputError(
+            f"{len(held_out)} question(s) to train on are of a test split, the first is {held_out[0]}",
+            hint="train on another split; build.allow_test makes a trial that may never be reported on",
+        )
+
+
+def hash_records(records: Sequence[BaseModel]) -> str:
+    """Return a hash of records, in their order."""
+    return fingerprint({"records": [record.model_dump(mode="json") for record in records]})
+
+
+def count_verdicts(records: Sequence[Correction] | Sequence[Rationale]) -> dict[str, int]:
+    """Return how many were accepted, rejected and failed."""
+    found = Counter(record.verdict for record in records)
+    return {verdict: found[verdict] for verdict in ("accepted", "rejected", "failed")}
+
+
+def rationale_key(rationale: Rationale) -> tuple[str, int]:
+    """Return what names a rationale."""
+    return rationale.question_id, rationale.attempt
+
+
+def to_plain(result: Any) -> dict[str, Any]:
+    """Return a dataclass as what JSON can hold."""
+    plain: dict[str, Any] = TypeAdapter(type(result)).dump_python(result, mode="json")
+    return plain
+
+
+def answer_greedily(student: Student) -> AnswerGreedily:
+    """Return what lets a student answer prompts at temperature 0."""
+
+    def answer(prompts: Sequence[str], max_tokens: int) -> list[str]:
+        requests = [SampleRequest(str(place), 0, prompt, 0) for place, prompt in enumerate(prompts)]
+        settings = DecodeSettings(temperature=0.0, max_tokens=max_tokens)
+        texts = {
+            int(request.question_id): result for request, result in student.complete_many(requests, settings)
+        }
+        return [getattr(texts[place], "text", "") for place in range(len(prompts))]
+
+    return answer

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lema_local.jsonl import AppendFile, finish, keep_first, read_partial, write_records
-from lema_local.records import Question, ReasoningPath
+from lema_local.jsonl import AppendFile, finish, keep_first, read_partial, read_records, write_records
+from lema_local.records import Prediction, Question, ReasoningPath
+from lema_local.stages.evaluate import predict
 from lema_local.stages.sample import (
     PathPrompt,
     SampleSettings,
@@ -63,3 +64,31 @@ def sample_into_file(
     finish(whole, path)
     partial.unlink()
     return paths
+
+
+def predict_into_file(
+    path: Path,
+    questions: Sequence[Question],
+    student: Student,
+    prompt: PathPrompt,
+    settings: SampleSettings,
+    *,
+    arm: str,
+    on_paths: Callable[[Sequence[ReasoningPath]], None] = lambda paths: None,
+    on_refusal: Callable[[Question, str], None] | None = None,
+) -> list[Prediction]:
+    """Write an arm's predictions to `path`, and return them; nothing is asked where the file stands already.
+
+    Args and errors as those of `sample_into_file`; `settings` say greedy, one sample.
+    """
+    if path.exists():
+        return read_records(path, Prediction)
+    answers = path.with_name(path.name + ".answers")
+    paths = sample_into_file(
+        answers, questions, student, prompt, settings, on_paths=on_paths, on_refusal=on_refusal
+    )
+    by_id = {question.id: question for question in questions}
+    predictions = [predict(one, by_id[one.question_id], arm) for one in paths]
+    write_records(path, predictions)
+    answers.unlink()
+    return predictions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -69,7 +69,11 @@ def student_path(block: StudentBlock) -> Path:
 
 
 def open_run_student(
-    block: StudentBlock, *, adapter: Path | None = None, chosen: dict[str, Any] | None = None
+    block: StudentBlock,
+    *,
+    adapter: Path | None = None,
+    chosen: dict[str, Any] | None = None,
+    on_chosen: Callable[[dict[str, Any]], None] | None = None,
 ) -> Student:
     """Return the student, loaded.
 
@@ -77,6 +81,7 @@ def open_run_student(
         block: Which one, and how it is run.
         adapter: A GGUF LoRA adapter over it.
         chosen: What its engine chose at an earlier start, to be used again.
+        on_chosen: Told what its engine chose, before anything is decoded.
     """
     from lema_local.students import open_student
 
@@ -90,6 +95,7 @@ def open_run_student(
         context_tokens=block.context_tokens,
         gpu_layers=block.gpu_layers,
         chosen=chosen,
+        on_chosen=on_chosen,
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from lema_local.pipeline import Pipeline
 
 FLAGS = {
     "student": "student.model",
@@ -20,7 +23,9 @@ FLAGS = {
 
 def teacher_options(command: Any) -> Any:
     """Add the flags that swap the teacher."""
-    command = click.option("--max-usd", type=click.FloatRange(min=0), help="Spend at most so many dollars.")(command)
+    command = click.option("--max-usd", type=click.FloatRange(min=0), help="Spend at most so many dollars.")(
+        command
+    )
     command = click.option("--teacher-url", metavar="URL", help="An OpenAI-compatible endpoint.")(command)
     return click.option("--teacher", metavar="MODEL", help="A LiteLLM model name, or 'reference'.")(command)
 
@@ -28,10 +33,16 @@ def teacher_options(command: Any) -> Any:
 def run_options(command: Any) -> Any:
     """Add the flags of every command that runs a recipe."""
     options = (
-        click.option("--run", "run_dir", type=click.Path(path_type=Path), help="The run's folder [runs/NAME]."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe's setting."),
+        click.option(
+            "--run", "run_dir", type=click.Path(path_type=Path), help="The run's folder [runs/NAME]."
+        ),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe's setting."
+        ),
         click.option("--until", metavar="STAGE", help="Stop after this stage."),
-        click.option("--reuse", type=click.Path(path_type=Path), help="Take over what fits from another run."),
+        click.option(
+            "--reuse", type=click.Path(path_type=Path), help="Take over what fits from another run."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -43,10 +54,17 @@ def run_options(command: Any) -> Any:
 @run_options
 @click.option("--student", metavar="GGUF", help="The student's GGUF file.")
 @click.option("--student-url", metavar="URL", help="An OpenAI-compatible endpoint that serves the student.")
-@click.option("--base", metavar="MODEL", help="A Hugging Face folder or hub name to train instead of the GGUF.")
+@click.option(
+    "--base", metavar="MODEL", help="A Hugging Face folder or hub name to train instead of the GGUF."
+)
 @teacher_options
 def run(
-    recipe: Path, run_dir: Path | None, overrides: tuple[str, ...], until: str | None, reuse: Path | None, **flags: Any
+    recipe: Path,
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
+    until: str | None,
+    reuse: Path | None,
+    **flags: Any,
 ) -> None:
     """Run RECIPE (a file or a shipped name) from questions to report.
 
@@ -109,6 +127,23 @@ def run_recipe(
 
     recipe = load_recipe(path, overrides)
     folder = RunFolder(run_dir or Path("runs") / recipe.name)
-    pipeline = Pipeline(recipe, folder, show=progress_bar, tell=notice, reuse=RunFolder(reuse) if reuse else None)
+    pipeline = Pipeline(
+        recipe, folder, show=progress_bar, tell=notice, reuse=RunFolder(reuse) if reuse else None
+    )
     pipeline.run(until)
-    click.echo(pipeline.result())
+    print_result(pipeline)
+
+
+def print_result(pipeline: Pipeline) -> None:
+    """Print scores, what may be concluded, and where the report is."""
+    from lema_local.cli.evaluate import describe_scores
+    from lema_local.pipeline import REPORT_FOLDER
+
+    scores = pipeline.read_scores()
+    if scores is None:
+        click.echo(f"{pipeline.folder.path}: finished as far as asked for; the same command goes on")
+        return
+    click.echo("\n".join(describe_scores(scores)))
+    report_path = pipeline.folder.stage(REPORT_FOLDER).path / "report.html"
+    if report_path.exists():
+        click.echo(f"\nReport: {report_path}")

@@ -1,4 +1,4 @@
-"""`lema correct` and `lema augment`: let a teacher write; `lema journal`: what was ever asked and paid for."""
+"""`lema correct` and `lema augment`: let a teacher write."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lema_local.cli.journal import journal as journal
 from lema_local.cli.progress import notice, progress_bar
 
 if TYPE_CHECKING:

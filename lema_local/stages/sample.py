@@ -79,6 +79,11 @@ class SampleSettings(BaseModel):
         )
 
 
+def greedy_settings(max_tokens: int) -> SampleSettings:
+    """Return the settings of an evaluation: one path a question, at temperature 0."""
+    return SampleSettings(samples_per_question=1, temperature=0.0, max_tokens=max_tokens, keep_identical=True)
+
+
 class PathPrompt(Protocol):
     """What a question is put into: `lema_local.prompts.CotPrompt`."""
 

@@ -14,18 +14,20 @@ PACKAGE = Path(__file__).resolve().parents[2] / "lema_local"
 LAYERS = (
     {"errors"},
     {"records", "steps", "arithmetic", "jsonl", "shipped", "home", "quickstart"},
+    {"runs", "resuming"},
     {"answers", "statistics"},
     {"corrections", "prompts", "datasets"},
     {"students", "teachers", "training"},
     {"stages"},
-    {"recipe", "runs", "report", "sampling"},
+    {"recipe", "report", "sampling"},
+    {"wiring"},
     {"pipeline"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT_WITHIN_LAYER = {
     ("students", "records"), ("jsonl", "records"), ("prompts", "students"), ("teachers", "students"),
-    ("stages", "report"), ("stages", "runs"),
+    ("stages", "report"),
 }  # fmt: skip
 """Beside imports of lower layers: the protocols of students and teachers are types that prompts need, too; the
 report stage reads a run folder."""
