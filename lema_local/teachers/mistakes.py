@@ -52,6 +52,8 @@ class _Move:
     value: Fraction
     operands: tuple[Fraction, ...]
     claim: Claim | None
+    words: str
+    """The step's words without its numbers."""
 
     @property
     def is_sound(self) -> bool:
@@ -100,18 +102,38 @@ class _Gold:
         A line that is done already is matched again only by the same numbers: a value may come about by chance.
         """
         done: set[int] = set()
+        strange: set[Fraction] = set()
         matched: list[int | None] = []
         for move in moves:
-            line = self._match_one(move, done) if move.is_sound else None
+            line = self._match_one(move, done, strange) if move.is_sound else None
             matched.append(line)
-            done |= {line} if line is not None else set()
+            if line is not None:
+                done.add(line)
+            elif _key(move.value) not in self.parts:
+                strange.add(_key(move.value))
         return matched
 
-    def _match_one(self, move: _Move, done: set[int]) -> int | None:
-        same_value = [gold for gold in self.moves if _key(gold.value) == _key(move.value)]
-        same_numbers = [gold.step for gold in same_value if _keys(gold.operands) == _keys(move.operands)]
-        fresh = [gold.step for gold in same_value if gold.step not in done]
+    def _match_one(self, move: _Move, done: set[int], strange: set[Fraction]) -> int | None:
+        same = [gold for gold in self.moves if _key(gold.value) == _key(move.value)]
+        # A step in the very words of another line is that line gone wrong, whatever it comes to.
+        told = (
+            {gold.step for gold in self.moves if gold.words == move.words}
+            if move.words.count(" ") > 1
+            else set()
+        )
+        same = [gold for gold in same if not told or gold.step in told]
+        same_numbers = [gold.step for gold in same if _keys(gold.operands) == _keys(move.operands)]
+        fresh = [
+            gold.step for gold in same if gold.step not in done and not _is_by_chance(move, gold, strange)
+        ]
         return next(iter([*same_numbers, *fresh]), None)
+
+    def contradicts(self, move: _Move) -> bool:
+        """Whether a move says a line's very words and comes to what neither that line nor a part of one does."""
+        told = {
+            _key(gold.value) for gold in self.moves if gold.words == move.words and move.words.count(" ") > 1
+        }
+        return bool(told) and _key(move.value) not in told and _key(move.value) not in self.parts
 
     def find_needed(self, done: set[int]) -> list[int]:
         """Return the lines needed for the answer when some are done, in order."""
@@ -197,7 +219,8 @@ class _Trace:
             if index not in trail and not is_known:
                 trail.add(index)
                 open_moves += [(maker, index) for maker in self._find_makers(index)]
-        return min(trail, default=None)
+        contradicting = (index for index, move in enumerate(self.moves) if self.gold.contradicts(move))
+        return min([*trail, *contradicting], default=None)
 
     def _find_final(self) -> int | None:
         same = [
@@ -360,11 +383,23 @@ def _read_moves(steps: Sequence[str], givens: set[Fraction]) -> Iterator[_Move]:
         claims = [] if states_answer(step) else find_claims(step)
         for claim in claims:
             known |= {_key(claim.stated), *map(_key, claim.operands)}
-            yield _Move(index, claim.stated, claim.operands, claim)
+            yield _Move(index, claim.stated, claim.operands, claim, _read_plain(step))
         fresh = [n for n in find_numbers(step) if _key(n) not in known] if not claims else []
         if fresh and not states_answer(step):
             known |= set(map(_key, fresh))
-            yield _Move(index, fresh[-1], tuple(n for n in find_numbers(step) if n not in fresh), None)
+            operands = tuple(number for number in find_numbers(step) if number not in fresh)
+            yield _Move(index, fresh[-1], operands, None, _read_plain(step))
+
+
+def _read_plain(step: str) -> str:
+    return " ".join(re.findall(r"[^\W\d_]+", strip_marks(step).lower()))
+
+
+def _is_by_chance(move: _Move, gold: _Move, strange: set[Fraction]) -> bool:
+    """Whether a move that goes on from a wrong value comes to a gold value by another kind of computation."""
+    if move.claim is None or gold.claim is None or move.claim.operators == gold.claim.operators:
+        return False
+    return bool(_keys(move.operands) & strange)
 
 
 def _read_stated(steps: Sequence[str]) -> Fraction | None:

@@ -131,21 +131,22 @@ def _find_reason(question: str, steps: Sequence[str], fault: Fault) -> str:
     """
     assert fault.contrast is not None
     used = set(fault.claim.operands) if fault.claim else set()
-    wanted = {number for number in fault.contrast.operands if number not in used} or set(
-        fault.contrast.operands
-    )
+    wanted = {number for number in fault.contrast.operands if number not in used}
     words = _read_content(fault.contrast_line)
-    told = [sentence for sentence in _split_sentences(question) if not sentence.endswith("?")]
+    told = _split_sentences(question)
     found = [
         step for step in steps[: fault.step - 1] if wanted & {claim.stated for claim in find_claims(step)}
     ]
     scores = {sentence: _score(sentence, wanted, words) for sentence in [*told, *found]}
     best = max(scores, key=lambda sentence: scores[sentence], default="")
-    return _close(best if best and scores[best] >= _ENOUGH else fault.contrast_line)
+    if best and scores[best] >= _ENOUGH:
+        return _close(best)
+    # With the right numbers in the wrong computation, what is asked for tells the right one.
+    return told[-1] if fault.kind == "stops_early" and told else _close(fault.contrast_line)
 
 
 _ENOUGH = 2.0
-"""A sentence that shares a number with the right computation is a reason for it; words alone are not."""
+"""One number that the right computation brings in, or two of its telling words."""
 _COMMON = frozenset({
     "after", "also", "been", "before", "each", "finally", "first", "from", "gets", "have", "into", "makes", "many",
     "means", "more", "much", "needs", "next", "takes", "than", "that", "their", "them", "then", "there", "they", "this",
@@ -156,7 +157,8 @@ _COMMON = frozenset({
 def _score(sentence: str, wanted: set[Fraction], words: set[str]) -> float:
     found = {*find_numbers(sentence), *read_words(sentence)}
     numbers = sum(number in found or number * 100 in found for number in wanted)
-    return 2.0 * numbers + len(words & _read_content(sentence)) / 4 if numbers else 0.0
+    shared = len(words & _read_content(sentence))
+    return 2.0 * numbers + shared / 4 if wanted else float(shared)
 
 
 def _read_content(text: str) -> set[str]:
