@@ -209,8 +209,13 @@ def _load_failure(path: Path) -> BackendUnavailable:
         return BackendUnavailable(
             f"{path} is cut off ({path.stat().st_size:,} bytes): {cause}", hint="fetch or copy it again"
         )
+    if "key not found" in cause and "tokenizer" in cause:
+        return BackendUnavailable(
+            f"{path} has no vocabulary: it is an adapter or a part of a model",
+            hint="name the model's own GGUF file; an adapter goes with --adapter",
+        )
     return BackendUnavailable(
-        f"llama.cpp cannot load {path}: {cause}", hint="lema students inspect FILE says what is in it"
+        f"llama.cpp cannot load {path}: {cause}", hint="fetch or convert it again, or update llama-cpp-python"
     )
 
 
