@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from lema_local.arithmetic import strip_marks
+from lema_local.datasets.table import is_held_out
 from lema_local.errors import InputError
 from lema_local.prompts import CotPrompt, format_choices, format_correction, load_cot_prompt
 from lema_local.records import Correction, Question, Rationale, TrainingExample
@@ -46,7 +47,7 @@ class BuildSettings(BaseModel):
     cot_prompt: str = "cot-zero-shot"
     """The prompt that plain rationales answer, in training and in the evaluation."""
     allow_test: bool = False
-    """Build from test questions too; every example is then marked, no result of it may be reported."""
+    """Build from test questions too; every example is then marked: no result of it may be reported."""
     seed: int = 0
     """Chooses the examples that `match: tokens` repeats."""
 
@@ -85,7 +86,7 @@ def build_arms(
     arms: dict[Arm, list[TrainingExample]] = {"cot": shared + plain, "lema": shared + corrections}
     if settings.match == "tokens":
         arms = _fill_up(arms, settings.seed)
-    if any(question.split == "test" for question in by_id.values()):
+    if any(map(is_held_out, by_id.values())):
         arms = {arm: [_mark_test(example) for example in examples] for arm, examples in arms.items()}
     return arms
 
@@ -109,7 +110,7 @@ def _count_arm(examples: Sequence[TrainingExample]) -> dict[str, int]:
 
 
 def _refuse_test(questions: Iterable[Question]) -> None:
-    found = [question.id for question in questions if question.split == "test"]
+    found = [question.id for question in questions if is_held_out(question)]
     if found:
         raise InputError(
             f"{len(found)} test question(s) among those to be trained on, the first is {found[0]}",

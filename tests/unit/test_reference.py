@@ -1,0 +1,276 @@
+"""The reference teacher: faults put into right solutions are found, explained and mended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from lema_local.corrections import UnparseableReply, judge_correction, parse_reply
+from lema_local.errors import BackendError
+from lema_local.quickstart.problems import generate_questions
+from lema_local.records import Question
+from lema_local.steps import split_steps, state_answer
+from lema_local.teachers.base import Teacher, TeacherRequest
+from lema_local.teachers.mistakes import find_fault
+from lema_local.teachers.reference import ReferenceTeacher, reference_request, write_correction
+
+MIA = Question(
+    id="mia",
+    dataset="quickstart",
+    split="train",
+    question="Mia has 12 apples. Tom gives Mia 9 more. Then she loses 5 of them. Tom has 30 pears."
+    " Then she doubles the number of apples. How many apples does Mia have now?",
+    gold_answer="32",
+    gold_rationale="Mia has 12+9=21 apples.\nMia has 21-5=16 apples.\nMia has 16*2=32 apples.",
+)
+
+
+def _correct(steps: list[str], question: Question = MIA) -> tuple[int, str, list[str]]:
+    text = write_correction(question.question, question.gold_rationale, question.gold_answer, steps)
+    parsed = parse_reply(text, steps)
+    judgement = judge_correction(parsed, question, steps)
+    assert judgement.verdict == "accepted"
+    assert all(judgement.checks[name] for name in ("step_exists", "starts_at_step", "arithmetic_holds"))
+    return parsed.incorrect_step, parsed.explanation, parsed.corrected_steps
+
+
+def test_a_slip_of_arithmetic() -> None:
+    steps = [
+        "Mia has 12+9=20 apples.",
+        "Mia has 20-5=15 apples.",
+        "Mia has 15*2=30 apples.",
+        "The answer is 30.",
+    ]
+    assert _correct(steps) == (
+        1,
+        "12+9 is 21, not 20.",
+        [
+            "Mia has 12+9=21 apples.",
+            "Mia has 21-5=16 apples.",
+            "Mia has 16*2=32 apples.",
+            "The answer is 32.",
+        ],
+    )
+
+
+def test_the_wrong_operation_is_told_from_the_problems_words() -> None:
+    steps = [
+        "Mia has 12+9=21 apples.",
+        "Mia has 21+5=26 apples.",
+        "Mia has 26*2=52 apples.",
+        "The answer is 52.",
+    ]
+    step, explanation, corrected = _correct(steps)
+    assert step == 2
+    assert explanation.startswith("It is 21-5, not 21+5: ")
+    assert corrected == ["Mia has 21-5=16 apples.", "Mia has 16*2=32 apples.", "The answer is 32."]
+
+
+def test_a_number_of_the_distractor() -> None:
+    steps = [
+        "Mia has 12+30=42 apples.",
+        "Mia has 42-5=37 apples.",
+        "Mia has 37*2=74 apples.",
+        "The answer is 74.",
+    ]
+    assert _correct(steps)[:2] == (1, "It is 12+9, not 12+30: Tom gives Mia 9 more.")
+
+
+def test_a_step_left_out_is_named_where_the_next_one_goes_wrong() -> None:
+    steps = ["Mia has 12+9=21 apples.", "Mia has 21*2=42 apples.", "The answer is 42."]
+    step, explanation, corrected = _correct(steps)
+    assert (step, explanation) == (2, "It leaves out 21-5: Then she loses 5 of them.")
+    assert corrected == ["Mia has 21-5=16 apples.", "Mia has 16*2=32 apples.", "The answer is 32."]
+
+
+def test_stopping_early() -> None:
+    steps = ["Mia has 12+9=21 apples.", "Mia has 21-5=16 apples.", "The answer is 16."]
+    step, explanation, corrected = _correct(steps)
+    assert step == 3
+    assert explanation.startswith("The answer is not reached yet, 16*2 is still missing: ")
+    assert corrected == ["Mia has 16*2=32 apples.", "The answer is 32."]
+
+
+def test_going_on_after_the_answer() -> None:
+    steps = [
+        *(MIA.gold_rationale or "").split("\n"),
+        "In all there are 32+30=62 fruits.",
+        "The answer is 62.",
+    ]
+    step, explanation, corrected = _correct(steps)
+    assert (step, corrected) == (4, ["The answer is 32."])
+    assert explanation == "The answer 32 is found before this step, and nothing more is asked."
+
+
+def test_another_answer_than_was_found() -> None:
+    steps = [*(MIA.gold_rationale or "").split("\n"), "The answer is 16."]
+    assert _correct(steps)[::2] == (4, ["The answer is 32."])
+
+
+def test_a_right_way_of_ones_own_is_no_mistake_before_the_slip() -> None:
+    steps = ["5 of 9 apples are lost again, so she gets 9-5=4 more.", "Mia has 12+4=17 apples."]
+    steps += ["Mia has 17*2=34 apples.", "The answer is 34."]
+    assert _correct(steps)[:2] == (2, "12+4 is 16, not 17.")
+
+
+def test_what_is_known_before_the_mistake_is_not_worked_out_again() -> None:
+    question = Question(
+        id="j",
+        dataset="d",
+        split="train",
+        question="Toula buys 3 dozen donuts at $68, 2 dozen cupcakes at $80 and 6 dozen cakes at $55. How much?",
+        gold_answer="694",
+        gold_rationale="The donuts were 3 x $68 = $204.\nThe cupcakes were 2 x $80 = $160.\n"
+        "The cakes were 6 x $55 = $330.\nThe total is $204 + $160 + $330 = $694.",
+    )
+    steps = [
+        "3 x 68 = 204.",
+        "2 x 80 = 160.",
+        "6 x 55 = 330.",
+        "So 204 + 160 + 330 = 794.",
+        "The answer is 794.",
+    ]
+    assert _correct(steps, question) == (
+        4,
+        "204+160+330 is 694, not 794.",
+        ["The total is $204 + $160 + $330 = $694.", "The answer is 694."],
+    )
+
+
+# --- faults put into the quickstart's problems --------------------------------------------------------------
+
+_EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
+Faulty = tuple[str, int, list[str]]
+"""Kind of fault, the 1-based step it was put into, the steps."""
+
+
+def _compute(left: int, operator: str, right: int) -> int | None:
+    if operator == "/":
+        return left // right if right and left % right == 0 else None
+    return {"+": left + right, "-": left - right, "*": left * right}[operator]
+
+
+def _retell(lines: list[str], changed: int, operator: str | None, slip: int) -> list[str] | None:
+    """Tell gold lines with one computation changed and everything behind it worked out again."""
+    moved: dict[int, int] = {}
+    told = []
+    for index, line in enumerate(lines):
+        match = _EQUATION.search(line)
+        assert match is not None
+        left, right = (moved.get(int(match[n]), int(match[n])) for n in (1, 3))
+        used = operator if index == changed and operator else match[2]
+        value = _compute(left, used, right)
+        if value is None or value < 1:
+            return None
+        value += slip if index == changed else 0
+        moved[int(match[4])] = value
+        told.append(f"{line[: match.start()]}{left}{used}{right}={value}{line[match.end() :]}")
+    return told
+
+
+def _find_values(lines: list[str]) -> list[int]:
+    return [int(match[4]) for line in lines if (match := _EQUATION.search(line))]
+
+
+def _put_faults(question: Question, rng: random.Random) -> Iterator[Faulty]:
+    lines = (question.gold_rationale or "").split("\n")
+    if len(set(_find_values(lines))) < len(lines):
+        return  # two steps with one value: a fault may not be seen in what follows
+    changed = rng.randrange(len(lines))
+    match = _EQUATION.search(lines[changed])
+    assert match is not None
+    other = rng.choice([sign for sign in "+-*/" if sign != match[2]])
+    for kind, told in (
+        ("slip", _retell(lines, changed, None, rng.choice([-2, -1, 1, 10]))),
+        ("operation", _retell(lines, changed, other, 0)),
+        ("stops early", lines[:-1]),
+    ):
+        if told and (values := _find_values(told)) and str(values[-1]) != question.gold_answer:
+            step = len(told) + 1 if kind == "stops early" else changed + 1
+            yield kind, step, [*told, state_answer(str(values[-1]))]
+
+
+def _questions(count: int) -> list[Question]:
+    return [Question.model_validate(record) for record in generate_questions("train", count)]
+
+
+def test_faults_in_the_quickstarts_problems_are_found_and_mended() -> None:
+    rng = random.Random(0)
+    faulty = [(question, *fault) for question in _questions(160) for fault in _put_faults(question, rng)]
+    named: dict[str, list[bool]] = {}
+    for question, kind, step, steps in faulty:
+        found, _, _ = _correct(steps, question)
+        named.setdefault(kind, []).append(found == step)
+    shares = {kind: sum(right) / len(right) for kind, right in named.items()}
+    assert len(faulty) > 300
+    assert shares["slip"] == shares["stops early"] == 1.0
+    assert shares["operation"] > 0.95
+
+
+def test_a_right_solution_has_no_fault() -> None:
+    for question in _questions(80):
+        steps = [*split_steps(question.gold_rationale or ""), state_answer(question.gold_answer)]
+        assert find_fault(question.question, question.gold_rationale, question.gold_answer, steps) is None
+
+
+# --- the protocol -------------------------------------------------------------------------------------------
+
+
+def test_it_stands_behind_the_teachers_protocol_and_costs_nothing() -> None:
+    teacher: Teacher = ReferenceTeacher()
+    steps = ["Mia has 12+9=20 apples.", "The answer is 20."]
+    request = TeacherRequest(messages=reference_request(MIA, steps))
+    reply = asyncio.run(teacher.reply(request))
+    assert reply.text.startswith(
+        "Incorrect Step: Step 1.\nExplanation: 12+9 is 21, not 20.\nCorrect Solution: {\nStep 1: "
+    )
+    assert (reply.cost_usd, reply.finish_reason, teacher.worst_case_usd(request)) == (0.0, "stop", 0.0)
+    assert teacher.reads_gold
+    assert json.loads(request.messages[0]["content"])["steps"] == steps
+
+
+def test_the_same_request_has_the_same_reply() -> None:
+    steps = ["Mia has 12+9=20 apples.", "The answer is 20."]
+    texts = {write_correction(MIA.question, MIA.gold_rationale, MIA.gold_answer, steps) for _ in range(3)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("gold", [None, ""])
+def test_without_a_gold_rationale_it_says_that_it_cannot(gold: str | None) -> None:
+    text = write_correction(MIA.question, gold, "32", ["Mia has 12+9=20 apples.", "The answer is 20."])
+    with pytest.raises(UnparseableReply):
+        parse_reply(text, ["Mia has 12+9=20 apples.", "The answer is 20."])
+
+
+def test_without_a_gold_rationale_arithmetic_still_names_the_step() -> None:
+    fault = find_fault("", None, "21", ["Let us see.", "12+9=20", "The answer is 20."])
+    assert fault is not None
+    assert fault.step == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "Question: what?", '{"question": 1}'])
+def test_a_request_that_is_not_its_own_is_an_error(content: str) -> None:
+    request = TeacherRequest(messages=({"role": "user", "content": content},))
+    with pytest.raises(BackendError, match="cannot read"):
+        asyncio.run(ReferenceTeacher().reply(request))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [""],
+        ["The answer is ."],
+        ["x" * 10_000],
+        ["1/0=5", "The answer is 5."],
+        ["(" * 3000],
+        ["The answer is 1e999."],
+    ],
+)
+def test_any_solution_gets_a_reply(steps: list[str]) -> None:
+    assert write_correction(MIA.question, MIA.gold_rationale, MIA.gold_answer, steps)
