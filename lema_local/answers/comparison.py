@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lema_local.answers.choices import find_choices, fold_text, read_letter
-from lema_local.answers.numbers import Number, is_equal_number, parse_number
+from lema_local.answers.numbers import Number, is_equal_number, parse_number, strip_unit
 from lema_local.answers.structure import Group, parse_group
 from lema_local.answers.surface import MAX_ANSWER_CHARS, clean_answer
 
@@ -164,6 +164,7 @@ _BASE = re.compile(
     r"([0-9A-F]+)\s*_\s*(?:\{\s*(\d+)\s*\}|(\d))|([0-9A-F]+)\s*(?:\(?\s*(?:in\s+)?base\s+(\d+)\s*\)?)"
 )
 _HAS_MATHS = re.compile(r"[\d\\^=]")
+_VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])")
 _SHORT = re.compile(r"[a-zA-Z]{1,2}")
 
 
@@ -184,7 +185,9 @@ def _compare_single(gold: str, prediction: str) -> Comparison:
             return Comparison(
                 wanted[0] == found[0] and (not wanted[1] or _agree(wanted[1], found[1], read)), "string"
             )
-    return _compare_sides(gold, prediction)
+    if _read_clock(prediction):
+        return Comparison(False, "string")
+    return _compare_sides(strip_unit(gold), strip_unit(prediction))
 
 
 def _agree(wanted: str, found: str, read: object) -> bool:
@@ -217,8 +220,9 @@ def _compare_sides(gold: str, prediction: str) -> Comparison:
         if (bare_gold, bare) != (gold, prediction):
             return _compare(bare_gold, bare)
     if "=" in prediction and "=" not in gold:
-        last = prediction.rpartition("=")[2].strip()
-        return _compare(gold, last) if last else Comparison(False, "none")
+        left, _, last = (part.strip() for part in prediction.rpartition("="))
+        # `80 + 150 = 230` says 230; `x^2 = 5` does not say 5.
+        return _compare(gold, last) if last and not _VARIABLE.search(left) else Comparison(False, "symbolic")
     from lema_local.answers.symbolic import solve
 
     return solve(gold, prediction)

@@ -8,6 +8,7 @@ Everything here is linear in the length of the text.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,9 @@ from lema_local.answers.surface import MAX_ANSWER_CHARS, clean_answer, find_clos
 
 # A few-shot prompt teaches a model to go on with the next question; nothing behind that belongs to this one.
 _NEXT_QUESTION = re.compile(
-    r"\n[ \t]*(?:[#*_>]{1,4}[ \t]*)?"
-    r"(?:Q|Question|Problem|Exercise|Instruction|Human|User)[ \t]*\d*[ \t]*(?:\*\*[ \t]*)?:"
-    r"|\n[ \t]*#{2,4}[ \t]*(?:Instruction|Question|Problem|Input)\b"
+    r"\n[ \t]{0,8}(?:[#*_>]{1,4}[ \t]{0,3})?"
+    r"(?:Q|Question|Problem|Exercise|Instruction|Human|User)[ \t]{0,3}\d{0,4}[ \t]{0,3}(?:\*\*[ \t]{0,3})?:"
+    r"|\n[ \t]{0,8}#{2,4}[ \t]{0,3}(?:Instruction|Question|Problem|Input)\b"
     r"|<\|(?:im_start|start_header_id|eot_id|im_end|endoftext|end_of_text)\|>|</s>"
     r"|\nPlease solve the following math problem\.",
     re.IGNORECASE,
@@ -48,19 +49,23 @@ class Claim:
     """Something follows the answer, so that a cut at `max_tokens` cannot have shortened it."""
 
 
+# Runs of blanks are bounded: two unbounded ones side by side take quadratic time on a megabyte of spaces.
 _CLAIM = re.compile(
     r"""
       (?P<hash>\#\#\#\#)
-    | \\f?box(?:ed)?\s*(?P<box>\{)
-    | \\boxed\s+(?P<bare>[\w./-]+)
-    | \banswers?(?:\s+(?:to|for|of)\s+(?:this|the|our|your)\s[^\n.:]{1,80}?)?
-        \s*(?:\*\*|__)?\s*
-        (?P<is>(?:(?:would|must|should|will|has\s+to|can\s+only)\s+be|is|are|was|equals|=)(?![a-zA-Z])|:)
-    | \b(?:option|choice)\s+is(?=[\s:*(]+[A-J]\b)(?P<option>)
-    | (?P<behind>\bis\s+the\s+(?:final\s+|correct\s+|right\s+)?answer\b(?!\s+to\b))
+    | \\f?box(?:ed)?\s{0,3}(?P<box>\{)
+    | \\boxed\s{1,3}(?P<bare>[\w./-]{1,40})
+    | \banswers?(?:\s{1,3}(?:to|for|of)\s{1,3}(?:this|the|our|your)\s[^\n.:]{1,80}?)?
+        \s{0,3}(?:\*\*|__)?\s{0,3}
+        (?:(?:(?:would|must|should|will|has\s+to|can\s+only)\s{1,3}be|is|are|was|equals|=)(?![a-zA-Z])|:)
+    | \b(?:option|choice)\s{1,3}is(?=[\s:*(]{1,4}[A-J]\b)
+    | (?P<behind>\bis\s{1,3}the\s{1,3}(?:final\s|correct\s|right\s)?answer\b(?!\s{1,3}to\b))
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+WINDOW = 2 * MAX_ANSWER_CHARS
+MAX_CLAIMS = 100
+"""Claims looked at, from the last one back."""
 _STANDARD = "he answer is "
 _STANDARD_TAIL = re.compile(r"[ $]*(-?\$?\d{1,3}(?:,\d{3})+|-?\$?\d+(?:\.\d+)?)(\.?\s*)")
 
@@ -77,17 +82,26 @@ def extract_answer(text: str, *, choices: Sequence[str] | None = None) -> str | 
 
 
 def find_claim(text: str, *, choices: Sequence[str] | None = None) -> Claim | None:
-    """Return the last claim of a final answer in a path; None where there is none."""
+    """Return the last claim of a final answer in a path; None where there is none.
+
+    Words behind `answer is` do not displace a number or expression that was claimed before (`The answer will be
+    different for others.`).
+    """
     if choices is None and (quick := _find_standard_claim(text)) is not None:
         return quick
-    found = None
-    for match in _CLAIM.finditer(text):
-        claim = _read_claim(text, match)
-        if claim is not None:
-            found = claim
-    if choices is not None:
-        return _name_choice(found, text, choices)
-    return found
+    matches = deque(_CLAIM.finditer(text), maxlen=MAX_CLAIMS)
+    words: Claim | None = None
+    while matches:
+        match = matches.pop()
+        claim = _read_boxes(text, match, matches) if match["box"] else _read_claim(text, match)
+        if claim is None:
+            continue
+        if match["box"] or match["hash"] or not claim.answer or _is_maths(claim.answer):
+            return _name_choice(claim, text, choices)
+        if choices is not None and _names_choice(claim.answer, choices):
+            return _name_choice(claim, text, choices)
+        words = words or claim
+    return _name_choice(words, text, choices)
 
 
 def _find_standard_claim(text: str) -> Claim | None:
@@ -102,8 +116,6 @@ def _find_standard_claim(text: str) -> Claim | None:
 
 
 def _read_claim(text: str, match: re.Match[str]) -> Claim | None:
-    if match["box"]:
-        return _read_box(text, match.start("box"))
     if match["bare"]:
         return Claim(clean_answer(match["bare"]), match.end() < len(text))
     if match["behind"]:
@@ -113,17 +125,43 @@ def _read_claim(text: str, match: re.Match[str]) -> Claim | None:
     return _read_sentence(text, match.end())
 
 
-def _read_box(text: str, opening: int) -> Claim:
+_BETWEEN_BOXES = re.compile(r"[\s$,\\()\[\]]{0,12}(?:\b(?:and|or)\b)?[\s$\\()\[\]]{0,12}")
+
+
+def _read_boxes(text: str, match: re.Match[str], earlier: deque[re.Match[str]]) -> Claim | None:
+    """Return what a box holds, together with the boxes right before it (`$\\boxed{2}$ and $\\boxed{3}$`)."""
+    claim = _read_box(text, match.start("box"))
+    while claim and earlier and earlier[-1]["box"]:
+        opening = earlier[-1].start("box")
+        closing = find_closing(text, opening, limit=WINDOW)
+        if closing < 0 or not _BETWEEN_BOXES.fullmatch(text, closing + 1, match.start()):
+            break
+        match = earlier.pop()
+        before = _clean(text[opening + 1 : closing])
+        claim = claim if before == claim.answer else Claim(f"{before}, {claim.answer}", claim.is_finished)
+    return claim
+
+
+def _read_box(text: str, opening: int) -> Claim | None:
     closing = find_closing(text, opening)
     if closing < 0:
         line = text[opening + 1 : opening + 1 + MAX_ANSWER_CHARS].split("\n", 1)[0]
-        return Claim(clean_answer(line), is_finished=False)
-    return Claim(clean_answer(text[opening + 1 : closing]), is_finished=True)
+        return Claim(_clean(line), is_finished=False)
+    answer = _clean(text[opening + 1 : closing])
+    return Claim(answer, is_finished=True) if answer else None
 
 
-def _read_line(text: str, start: int) -> Claim:
-    line, newline, _ = text[start:].lstrip(" \t").partition("\n")
-    return Claim(_trim_prose(clean_answer(line)), bool(newline))
+def _clean(raw: str) -> str:
+    """Return a claim cleaned; one that is too long to be an answer stays as it is."""
+    return clean_answer(raw) if len(raw) <= WINDOW else raw.strip()
+
+
+def _read_line(text: str, start: int) -> Claim | None:
+    newline = text.find("\n", start)
+    line = _clean(text[start : newline if newline >= 0 else len(text)])
+    if not line and newline >= 0:
+        return None
+    return Claim(_trim_prose(line), newline >= 0)
 
 
 _DISPLAY = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
@@ -145,9 +183,9 @@ def _read_sentence(text: str, start: int) -> Claim | None:
         return Claim("", is_finished=False)
     display = _MATHS_OPENS.match(text, begin)
     if display:
-        end = text.find(_DISPLAY[display[0]], display.end())
+        end = text.find(_DISPLAY[display[0]], display.end(), begin + WINDOW)
         if end > 0:
-            rest = _SENTENCE_END.search(text, end)
+            rest = _SENTENCE_END.search(text, end, end + WINDOW)
             # `$5$ dollars`, `$3$ and $4$`: the sentence says it whole.
             if (
                 display[0] in ("$$", "\\[")
@@ -155,7 +193,7 @@ def _read_sentence(text: str, start: int) -> Claim | None:
                 or not text[end + len(display[0]) : rest.start()].strip(" .*")
             ):
                 return _accept(text[display.end() : end], is_finished=True)
-    stop = _SENTENCE_END.search(text, begin, begin + 4 * MAX_ANSWER_CHARS)
+    stop = _SENTENCE_END.search(text, begin, begin + WINDOW)
     end = stop.start() if stop else len(text)
     return _accept(text[begin:end], is_finished=stop is not None)
 
@@ -164,11 +202,9 @@ _CONCLUDING = re.compile(r"^(?:(?:so|thus|hence|therefore|then|and|that)\b[\s,]*
 
 
 def _read_sentence_before(text: str, end: int) -> Claim | None:
-    """Return the claim before `is the answer`: the last number or the whole start of the sentence."""
-    begin = max(text.rfind("\n", 0, end), text.rfind(". ", 0, end) + 1, text.rfind(", so ", 0, end) + 4, 0)
-    return _accept(
-        _CONCLUDING.sub("", text[max(begin, end - MAX_ANSWER_CHARS) : end].strip()), is_finished=True
-    )
+    """Return the claim that stands before `is the answer`: the sentence from its start."""
+    sentence = re.split(r"\n|\.\s|,\s+so\s", text[max(0, end - MAX_ANSWER_CHARS) : end])[-1]
+    return _accept(_CONCLUDING.sub("", sentence.strip()), is_finished=True)
 
 
 _NO_ANSWER = re.compile(
@@ -177,17 +213,25 @@ _NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _MATHS = re.compile(r"[\d\\^=+]")
+_MEANS_SOMETHING = re.compile(r"\w")
 MAX_WORDS = 8
+
+
+def _is_maths(answer: str) -> bool:
+    """Whether an answer is a number, an expression or a letter rather than words."""
+    return len(answer) <= 2 or _MATHS.search(answer) is not None or parse_number(answer) is not None
 
 
 def _accept(raw: str, *, is_finished: bool) -> Claim | None:
     """Return the claim, or None where the words are no answer."""
-    answer = (
-        _trim_prose(clean_answer(raw[: 2 * MAX_ANSWER_CHARS])) if len(raw) < 2 * MAX_ANSWER_CHARS else raw
-    )
+    answer = _clean(raw)
+    if len(answer) <= WINDOW:
+        answer = _trim_prose(answer)
     if not answer:
         return None if is_finished else Claim("", is_finished=False)
-    if _NO_ANSWER.match(answer) or (not _MATHS.search(answer) and len(answer.split()) > MAX_WORDS):
+    if not _MEANS_SOMETHING.search(answer) or _NO_ANSWER.match(answer):
+        return None
+    if not _MATHS.search(answer) and len(answer.split()) > MAX_WORDS:
         return None
     return Claim(answer, is_finished)
 
@@ -195,7 +239,7 @@ def _accept(raw: str, *, is_finished: bool) -> Claim | None:
 _CLAUSE = re.compile(
     r"\s*(?:[;(]|,?\s+(?:because|since|as|which|where|when|so|therefore|thus|i\.e\.|but|after|if)\b|,(?=\s+[a-zA-Z])|\s-\s(?=[a-zA-Z]))"
 )
-_ARITHMETIC = re.compile(r"[\d\s.,+\-*/x\u00d7()$%]*[+\-*/x][\d\s.,+\-*/x()$%a-zA-Z]*")
+_ARITHMETIC = re.compile(r"(?=.*\d)[\d\s.,+\-*/x\u00d7()$%]*[+\-*/x][\d\s.,+\-*/x()$%a-zA-Z]*", re.DOTALL)
 _REASON = re.compile(r",?\s+(?:because|since|which\s+is|so)\b", re.IGNORECASE)
 
 
@@ -223,17 +267,26 @@ def _goes_on(rest: str) -> bool:
     return _LIST_GOES_ON.match(rest) is not None
 
 
-def _name_choice(claim: Claim | None, text: str, choices: Sequence[str]) -> Claim | None:
-    """Return the claim with its letter alone where it names a choice by letter."""
+def _names_choice(answer: str, choices: Sequence[str]) -> bool:
+    return len(answer) <= MAX_ANSWER_CHARS and bool(find_choices(answer, choices))
+
+
+def _name_choice(claim: Claim | None, text: str, choices: Sequence[str] | None) -> Claim | None:
+    """Return the claim with its letter alone where it names a choice by letter.
+
+    Without a claim, a last line that is nothing but a choice is one.
+    """
+    if choices is None:
+        return claim
     if claim is None or not claim.answer:
-        last_line = text.strip().rpartition("\n")[2]
-        if read_letter(clean_answer(last_line)) is None or not find_choices(last_line, choices):
+        last_line = text[-WINDOW:].strip().rpartition("\n")[2]
+        if read_letter(clean_answer(last_line)) is None or not _names_choice(last_line, choices):
             return claim
         claim = Claim(clean_answer(last_line), is_finished=True)
+    if not _names_choice(claim.answer, choices):
+        return claim
     letter = read_letter(claim.answer)
-    if letter and find_choices(claim.answer, choices):
-        return Claim(letter[0], claim.is_finished)
-    return claim
+    return Claim(letter[0], claim.is_finished) if letter else claim
 
 
 def find_boxed(text: str) -> str | None:

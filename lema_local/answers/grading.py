@@ -65,11 +65,11 @@ def check_gold(question: Question) -> None:
 
 def find_gold_problem(question: Question) -> str | None:
     """Return what is wrong with a gold answer; None for a good one."""
+    if len(question.gold_answer) > MAX_ANSWER_CHARS:
+        return f"the gold answer has {len(question.gold_answer)} characters (at most {MAX_ANSWER_CHARS})"
     gold = clean_answer(question.gold_answer)
     if not gold:
         return "the gold answer is empty"
-    if len(gold) > MAX_ANSWER_CHARS:
-        return f"the gold answer has {len(gold)} characters (at most {MAX_ANSWER_CHARS})"
     if question.choices is not None:
         return (
             None

@@ -245,6 +245,35 @@ _UNIT_NAMES = {
 }
 
 
+_MEASURE_WORDS = "|".join(
+    sorted(
+        [
+            *(name for name in _UNIT_NAMES if len(name) > 1),
+            "units?",
+            "square",
+            "sq",
+            "cubic",
+            "cu",
+            "degrees?",
+            "radians?",
+            "percent",
+        ],
+        key=len,
+    )[::-1]
+)
+_TRAILING_MEASURE = re.compile(
+    rf"\s*(?:%|(?<![a-zA-Z\\])(?:(?:{_MEASURE_WORDS})\b\.?{_POWER}\s*(?:(?:/|per\b)\s*)?)+)$"
+)
+
+
+def strip_unit(text: str) -> str:
+    """Return an expression without a known unit of measure behind it: `36\\pi cm^2` becomes `36\\pi`.
+
+    Units of one letter stay: in an expression they are variables.
+    """
+    return _TRAILING_MEASURE.sub("", text) or text
+
+
 def has_other_unit(gold: str, prediction: str) -> bool:
     """Whether both name a unit of measure, and not the same one (`5 hours`, `5 minutes`)."""
     if not gold or not prediction or gold == prediction:

@@ -115,8 +115,9 @@ _COMMAND = re.compile(rf"(?<![\\a-zA-Z])({_COMMAND_NAMES})(?![a-zA-Z])")
 _INFINITY = re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])")
 _ATOM = r"(?:\{[^{}]*\}|\d+(?:\.\d+)?|[a-zA-Z]|\\[a-zA-Z]+)"
 _TOWER = re.compile(rf"(.*)\^\s*({_ATOM})\s*\^\s*({_ATOM})(?!\s*\^)", re.DOTALL)
-_NEIGHBOURS = re.compile(r"\d\s+\d")
+_NEIGHBOURS = re.compile(r"(?<![_^\d.])\d+(?:\.\d+)?\s+\d")
 _DEGREES = re.compile(r"\s*degrees(?![a-z])|\s*\^\s*\{?\s*\\circ\s*\}?")
+_LOGARITHM = re.compile(r"\\log\s*_\s*([0-9a-zA-Z])")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _LONG_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}")
 
@@ -129,6 +130,7 @@ def to_latex(text: str) -> str | None:
     text = _INFINITY.sub(r"\\infty ", text.replace("**", "^"))
     text = _COMMAND.sub(r"\\\1 ", text)
     text = _DEGREES.sub(r" \\cdot \\frac{\\pi}{180}" if _TRIGONOMETRIC.search(text) else "", text)
+    text = _LOGARITHM.sub(r"\\log_{\1}", text)
     if _NEIGHBOURS.search(text) or _LONG_WORD.search(re.sub(r"\\[a-zA-Z]+", " ", text)):
         return None
     text = _brace_arguments(text)
@@ -149,7 +151,7 @@ def _brace_arguments(text: str) -> str:
 
     start = 0
     while match := _ARGUMENT.search(text, start):
-        closing = find_closing(text, match.end() - 1, "(", ")")
+        closing = find_closing(text, match.end() - 1, "()")
         if closing < 0:
             return text
         text = f"{text[: match.start()]}{match[1]}{{{text[match.end() : closing]}}}{text[closing + 1 :]}"

@@ -78,7 +78,7 @@ _TRANSLATION = str.maketrans(_CHARACTERS)
 _EMPHASIS = re.compile(r"(?<![\w)\]}*])(\*\*\*|\*\*|__|`+)(?=\S)([^*`\n]+?)(?<=\S)\1(?![\w(*])")
 _STRAY_MARKS = re.compile(r"^(?:\*\*|__|`|\s)+|(?:\*\*|__|`|\s)+$")
 _SPACING = re.compile(
-    r"\\[,;:! ]|~|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|"
+    r"\\[,;: ]|~|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|"
     r"hspace\{[^{}]*\}|phantom\{[^{}]*\})(?![a-zA-Z])"
 )
 _WRAPPER = re.compile(
@@ -112,7 +112,7 @@ def clean_answer(text: str) -> str:
 
 def _clean_latex(text: str) -> str:
     text = _ROW_END.sub("\x00", text)  # a row's end in a matrix: no command begins here
-    text = _SPACING.sub(" ", text)
+    text = _SPACING.sub(" ", text.replace("\\!", ""))
     for _ in range(4):  # wrappers stand in one another, seldom deeper
         text, count = _WRAPPER.subn(r" \1 ", text)
         if not count:
@@ -136,23 +136,27 @@ def strip_full_stop(text: str) -> str:
     return text.rstrip(" .,;:") if text[-1:] in " .,;:" else text
 
 
-def find_closing(text: str, start: int, opening: str = "{", closing: str = "}") -> int:
+_BRACKET_OR_ESCAPE = {pair: re.compile(rf"\\.|[{re.escape(pair)}]", re.DOTALL) for pair in ("{}", "()", "[]")}
+
+
+def find_closing(text: str, start: int, brackets: str = "{}", limit: int | None = None) -> int:
     """Return the position of the bracket that closes the one at `start`, or -1 where none does.
 
     A bracket behind a backslash does not count.
+
+    Args:
+        text: Where to look.
+        start: Position of the opening bracket.
+        brackets: The opening and the closing one.
+        limit: Characters to look at; None for all.
     """
     depth = 0
-    position = start
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 2
-            continue
-        if character == opening:
+    end = len(text) if limit is None else min(len(text), start + limit)
+    for match in _BRACKET_OR_ESCAPE[brackets].finditer(text, start, end):
+        if match[0] == brackets[0]:
             depth += 1
-        elif character == closing:
+        elif match[0] == brackets[1]:
             depth -= 1
             if depth == 0:
-                return position
-        position += 1
+                return match.start()
     return -1
