@@ -33,6 +33,8 @@ class TeacherRequest:
     """0-based; a further attempt at the same messages is another request."""
     max_tokens: int = 1024
     """Not part of the key: a finished reply fits any limit, a cut one only the same or a smaller."""
+    timeout_s: float = 300.0
+    """Seconds after which the teacher gives the call up; not part of the key. The desk sets it."""
 
 
 @dataclass(frozen=True, slots=True)

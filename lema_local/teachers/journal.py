@@ -114,11 +114,11 @@ class Journal:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or lema_home() / "journal.sqlite"
-        self._file = JournalFile(self.path)
+        self.file = JournalFile(self.path)
 
     def close(self) -> None:
         """Write what is queued and close the file. Calls still in flight are booked at their worst case."""
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -134,12 +134,12 @@ class Journal:
             max_tokens: The request's limit.
             after: Leave out replies up to this number (see `last_reply`): to ask anew.
         """
-        with self._file.reading() as db:
+        with self.file.reading() as db:
             return _find(db, key, max_tokens, after)
 
     def last_reply(self) -> int:
         """Return the number of the newest reply; 0 in an empty journal."""
-        with self._file.reading() as db:
+        with self.file.reading() as db:
             (number,) = db.execute("SELECT coalesce(max(id), 0) FROM replies").fetchone()
         return int(number)
 
@@ -168,12 +168,12 @@ class Journal:
             holders = db.execute(
                 "SELECT session FROM calls WHERE request_key=? AND state='in_flight'", (key,)
             ).fetchall()
-            if not all(self._file.end_if_dead(db, session) for (session,) in holders):
+            if not all(self.file.end_if_dead(db, session) for (session,) in holders):
                 return Busy()
             db.execute(
                 "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)", (key, teacher, identity, content)
             )
-            row = (key, self._file.session, scope, teacher, request.max_tokens, worst_usd, time.time())
+            row = (key, self.file.session, scope, teacher, request.max_tokens, worst_usd, time.time())
             call = db.execute(
                 "INSERT INTO calls (request_key, session, scope, teacher, max_tokens, state, worst_usd, sent_at) "
                 "VALUES (?, ?, ?, ?, ?, 'in_flight', ?, ?)",
@@ -182,7 +182,7 @@ class Journal:
             assert call.lastrowid is not None
             return Ticket(call.lastrowid, key, request.max_tokens)
 
-        return self._file.write(work, is_durable=False)
+        return self.file.write(work, is_durable=False)
 
     def settle_reply(self, ticket: Ticket, reply: RawReply) -> Future[StoredReply]:
         """Keep a reply; it stands on the disk when the future is done."""
@@ -192,7 +192,7 @@ class Journal:
         def work(db: sqlite3.Connection) -> StoredReply:
             now = time.time()
             (ordinal,) = db.execute(
-                "SELECT count(*) FROM replies WHERE request_key=?", (ticket.request_key,)
+                "SELECT coalesce(max(ordinal) + 1, 0) FROM replies WHERE request_key=?", (ticket.request_key,)
             ).fetchone()
             db.execute(
                 f"INSERT INTO replies (call_id, received_at, body, {_REPLY_COLUMNS}) "  # noqa: S608 - constants
@@ -204,9 +204,9 @@ class Journal:
                 ),
             )
             _end_call(db, ticket, "answered", reply.cost_usd, now, None)
-            return StoredReply(reply, _reply_key(ticket.request_key, ordinal), ticket.max_tokens)
+            return StoredReply(reply, name_reply(ticket.request_key, ordinal), ticket.max_tokens)
 
-        return self._file.write(work)
+        return self.file.write(work)
 
     def settle_failure(self, ticket: Ticket, error: str, *, cost_usd: float | None) -> Future[None]:
         """Book a call that got no reply.
@@ -220,7 +220,7 @@ class Journal:
         def work(db: sqlite3.Connection) -> None:
             _end_call(db, ticket, "unknown" if cost_usd is None else "free", cost_usd, time.time(), error)
 
-        return self._file.write(work, is_durable=False)
+        return self.file.write(work, is_durable=False)
 
     def read(self, reply_key: str) -> StoredReply:
         """Return a reply by its own key, with the body as the provider sent it.
@@ -229,7 +229,7 @@ class Journal:
             InputError: If there is no such reply.
         """
         key, _, ordinal = reply_key.partition(".")
-        with self._file.reading() as db:
+        with self.file.reading() as db:
             row = db.execute(
                 f"SELECT {_REPLY_COLUMNS}, body FROM replies WHERE request_key=? AND ordinal=?",  # noqa: S608
                 (key, int(ordinal or 0)),
@@ -239,7 +239,7 @@ class Journal:
                 f"the journal {self.path} holds no reply {reply_key}", hint="lema journal show lists them"
             )
         stored = _stored(row[:-1])
-        return replace(stored, reply=replace(stored.reply, body=_unpack(row[-1])))
+        return replace(stored, reply=replace(stored.reply, body=unpack(row[-1])))
 
     def spending(self, scope: str | None = None) -> Spending:
         """Return what the calls of a run cost; None: all calls."""
@@ -249,7 +249,7 @@ class Journal:
                    coalesce(sum(iif(state = 'unknown', cost_usd, 0.0)), 0.0)
             FROM calls WHERE ?1 IS NULL OR scope = ?1
         """
-        with self._file.reading() as db:
+        with self.file.reading() as db:
             return Spending(*db.execute(query, (scope,)).fetchone())
 
 
@@ -264,11 +264,11 @@ def _find(db: sqlite3.Connection, key: str, max_tokens: int, after: int) -> Stor
 
 def _stored(row: tuple[Any, ...]) -> StoredReply:
     key, ordinal, max_tokens, finish, reported, prompt, completion, cost, latency, words = row
-    content = _unpack(words)
+    content = unpack(words)
     reply = RawReply(
         content["text"], reported, finish, prompt, completion, cost, latency, reasoning=content["reasoning"]
     )
-    return StoredReply(reply, _reply_key(key, ordinal), max_tokens)
+    return StoredReply(reply, name_reply(key, ordinal), max_tokens)
 
 
 def _end_call(
@@ -285,7 +285,8 @@ def _end_call(
     )
 
 
-def _reply_key(key: str, ordinal: int) -> str:
+def name_reply(key: str, ordinal: int) -> str:
+    """Return a reply's own key: the request's, and behind it which of its replies, where it has several."""
     return key if ordinal == 0 else f"{key}.{ordinal}"
 
 
@@ -293,6 +294,7 @@ def _pack(content: dict[str, Any]) -> bytes:
     return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), level=1)
 
 
-def _unpack(content: bytes) -> dict[str, Any]:
+def unpack(content: bytes) -> dict[str, Any]:
+    """Return a packed column's content."""
     unpacked: dict[str, Any] = json.loads(zlib.decompress(content))
     return unpacked

@@ -233,6 +233,15 @@ class JournalFile:
         self._jobs.put(_Job(work, is_durable, future))
         return future
 
+    def shrink(self) -> None:
+        """Give the space of deleted rows back to the file system.
+
+        Raises:
+            LemaError: If there is not room for a second copy for the moment.
+        """
+        with self.reading() as db:
+            db.execute("VACUUM")
+
     def _write_on(self) -> None:
         is_last = False
         while not is_last:

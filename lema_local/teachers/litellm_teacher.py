@@ -11,6 +11,7 @@ import email.utils
 import logging
 import os
 import time
+import warnings
 from typing import Any
 
 from lema_local.errors import BackendError, BackendUnavailable
@@ -28,8 +29,8 @@ _FINISH: dict[str | None, FinishReason] = {
     "length": "length",
     "content_filter": "content_filter",
 }
-_LONGEST_CALL_S = 24 * 3600.0
-"""The desk ends a call; LiteLLM's own limit must not come first."""
+_LONGEST_ERROR = 1000
+"""Characters of a provider's words: some send whole pages."""
 
 
 def import_litellm() -> Any:
@@ -40,6 +41,8 @@ def import_litellm() -> Any:
         import litellm
     except ImportError as err:
         raise BackendUnavailable(f"LiteLLM cannot be imported: {err}", hint="pip install litellm") from err
+    # A call that is ended while LiteLLM prepares it in a thread leaves such a coroutine behind.
+    warnings.filterwarnings("ignore", r"coroutine '\w+\.acompletion' was never awaited", RuntimeWarning)
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
@@ -185,7 +188,7 @@ class LiteLLMTeacher:
             "model": self._model,
             "messages": [dict(message) for message in request.messages],
             "max_tokens": request.max_tokens,
-            "timeout": _LONGEST_CALL_S,
+            "timeout": request.timeout_s,
             "num_retries": 0,
             "max_retries": 0,  # of the provider's own SDK underneath
             "drop_params": True,  # a model that knows no seed is asked without one
@@ -312,7 +315,8 @@ def _clean(text: str | None) -> str:
 def _provider_words(err: Exception) -> str:
     """Return LiteLLM's message without its prefixes: `litellm.X: X: OpenAIException - words`."""
     text = str(getattr(err, "message", err))
-    return text.partition("Exception - ")[2] or text.removeprefix("litellm.")
+    words = text.partition("Exception - ")[2] or text.removeprefix("litellm.")
+    return "".join(letter if letter.isprintable() else " " for letter in words[:_LONGEST_ERROR])
 
 
 def _headers(err: Exception) -> dict[str, str]:

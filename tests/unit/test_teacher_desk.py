@@ -291,7 +291,7 @@ def test_a_call_that_takes_too_long_is_given_up_and_booked(journal: Journal) -> 
     budget = Budget(10.0)
     settings = replace(FAST, timeout_s=0.05, retries=1)
     with TeacherDesk(teacher, journal, budget, settings) as desk:
-        assert ask(desk, 1)[0] == Failed("no reply within 0.05 s")
+        assert ask(desk, 1)[0] == Failed("the call did not end")
     assert budget.spent_usd == pytest.approx(1.0)
 
 
