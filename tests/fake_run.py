@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from lema_local.jsonl import write_records
+from lema_local.prompts import load_prompt
 from lema_local.records import (
     ArmComparison,
     ArmScore,
@@ -305,7 +306,8 @@ def _write(run: RunFolder, name: str, records: Sequence[BaseModel]) -> None:
 def _write_manifests(run: RunFolder, paths: int) -> None:
     fidelity = {
         "prompts": 20, "greedy_equal": 19, "near_ties": 1, "near_tie_logits": 0.05, "nf4_greedy_equal": 15,
-        "nf4_mean_kl": 0.0031, "without_adapter_equal": 2, "differences": [],
+        "nf4_mean_kl": 0.0031, "without_adapter_equal": 2,
+        "differences": [{"prompt": "Question: ...", "torch": "12", "gguf": "13", "reason": "near-tie"}],
     }  # fmt: skip
     trained = {"optimizer_steps": 120, "peak_memory_gib": 1.2}
     counts: dict[str, tuple[float, dict[str, object]]] = {
@@ -323,7 +325,7 @@ def _write_manifests(run: RunFolder, paths: int) -> None:
     for name, (seconds, numbers) in counts.items():
         made_from = {"stage": name, "sample": {"temperature": 0.7, "seed": 1}, "student_sha256": "ab" * 32}
         if name == "1_sample":
-            made_from["prompt"] = "Question: There are 3 cars and 2 more come.\nAnswer: Step 1: 3+2=5.\n"
+            made_from["prompt"] = load_prompt("cot-gsm8k").fingerprint
         run.stage(name).save_manifest(
             Manifest(
                 stage=name,
@@ -342,7 +344,7 @@ questions:
   test: [quickstart@test]
 student: {model: quickstart}
 teacher: {model: reference}
-sample: {samples_per_question: 4, temperature: 0.7, seed: 1}
+sample: {prompt: cot-gsm8k, samples_per_question: 4, temperature: 0.7, seed: 1}
 train: {seed: 0, learning_rate: 0.002}
 report: {examples: 10}
 """

@@ -31,6 +31,7 @@ from lema_local.report.data import (
 )
 from lema_local.report.files import RunReader, choose_by_hash
 from lema_local.report.funnel import ACCEPTED, build_funnel, count_rationales, tally_corrections, tally_paths
+from lema_local.report.prompt_texts import read_prompts
 from lema_local.runs import RunFolder
 
 EXAMPLES = 10
@@ -91,7 +92,7 @@ def read_run(run: RunFolder) -> ReportData:
         corrections=[CorrectionExample(texts.get(one.question_id), one) for one in chosen_corrections],
         new_answers=[AnswerExample(key, texts.get(key), answers) for key, answers in chosen_answers],
         fidelity=stage_lines.find_fidelity(stages),
-        prompts=[*_prompt_files(reader), *stage_lines.find_prompts(stages)],
+        prompts=read_prompts(reader, stages, settings),
         training_examples=shown,
         versions=stage_lines.merge_versions(stages),
         machine=stage_lines.find_machine(stages),
@@ -276,7 +277,7 @@ def _choose_answers(reader: RunReader, count: int) -> list[tuple[str, list[Predi
     return [(key, list(by_arm.values())) for key, by_arm in chosen.items()]
 
 
-# --- examples and prompts -----------------------------------------------------------------------------------
+# --- examples -----------------------------------------------------------------------------------
 
 
 def _choose_corrections(reader: RunReader, count: int) -> list[Correction]:
@@ -284,10 +285,3 @@ def _choose_corrections(reader: RunReader, count: int) -> list[Correction]:
     accepted = (one for one in reader.read(name, Correction) if one.verdict == "accepted")
     keyed = ((f"{one.question_id}:{one.student}:{one.sample_index}:{one.attempt}", one) for one in accepted)
     return choose_by_hash(keyed, count, EXAMPLE_SEED)
-
-
-def _prompt_files(reader: RunReader) -> list[NamedText]:
-    """Return the prompts that the run keeps as files."""
-    paths = sorted(path for path in (reader.run_dir / "prompts").glob("*") if path.is_file())
-    texts = ((path.name, reader.read_text(f"prompts/{path.name}")) for path in paths)
-    return [NamedText(name, text) for name, text in texts if text is not None]

@@ -33,7 +33,7 @@ def write_report(data: ReportData, out_dir: Path) -> None:
     """
     charts = draw_charts(data)
     for chart in charts.values():
-        write_text(out_dir / CHARTS_DIR / f"{chart.name}.svg", chart.svg)
+        _write_bytes(out_dir / CHARTS_DIR / f"{chart.name}.svg", chart.svg.encode())
         _write_bytes(out_dir / CHARTS_DIR / f"{chart.name}.png", chart.png)
     environment = _environment()
     values = _values(data, charts)
@@ -44,6 +44,7 @@ def write_report(data: ReportData, out_dir: Path) -> None:
 def _write_bytes(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     with told_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         partial.replace(path)
 

@@ -1,4 +1,4 @@
-"""What the stages' manifests say: states, seconds, dollars, versions, fidelity, prompts."""
+"""What the stages' manifests say: states, seconds, dollars, versions, fidelity."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lema_local.errors import LemaError
-from lema_local.report.data import Fidelity, NamedText, StageLine
+from lema_local.report.data import Fidelity, StageLine
 from lema_local.report.files import RunReader
 from lema_local.runs import StageFolder
 
 STAGES = (
     "0_questions", "1_sample", "2_correct", "3_augment", "4_filter", "5_build", "6_train", "7_export", "8_evaluate",
 )  # fmt: skip
-MIN_PROMPT = 40
-"""Characters; a shorter text without a line end is a prompt's name or hash."""
 
 
 def read_stages(reader: RunReader) -> list[StageLine]:
@@ -53,12 +51,6 @@ def _read_stage(reader: RunReader, folder: Path, name: str, parts: Sequence[Stag
     if parts and all(part.state == "finished" for part in parts):
         return StageLine(name, "finished", None)
     return StageLine(name, "unfinished" if folder.is_dir() and any(folder.iterdir()) else "not run", None)
-
-
-def counted_once(lines: Sequence[StageLine]) -> Iterator[StageLine]:
-    """Yield the lines whose seconds and dollars add up: a part is left out where its stage says them for all."""
-    told = {line.name for line in lines if line.manifest}
-    return (line for line in lines if line.name.partition("/")[0] not in told or "/" not in line.name)
 
 
 def arm_counts(lines: Sequence[StageLine], stage: str, arm: str) -> Mapping[str, Any]:
@@ -105,22 +97,6 @@ def _read_fidelity(arm: str, value: Mapping[str, Any]) -> Fidelity:
         else (),
         **known,
     )
-
-
-def find_prompts(lines: Sequence[StageLine]) -> list[NamedText]:
-    """Return the prompts that the manifests hold in full, each once."""
-    import yaml
-
-    found: dict[str, str] = {}
-    for line in lines:
-        for path, value in walk({**line.manifest.made_from, **line.manifest.chosen} if line.manifest else {}):
-            if not path or "prompt" not in path[-1].lower():
-                continue
-            if isinstance(value, Mapping | list):
-                value = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100)
-            if isinstance(value, str) and (len(value) >= MIN_PROMPT and (" " in value or "\n" in value)):
-                found.setdefault(value, f"{line.name}: {'.'.join(path)}")
-    return [NamedText(name, text) for text, name in found.items()]
 
 
 def allows_test_questions(lines: Sequence[StageLine]) -> bool:

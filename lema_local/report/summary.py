@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lema_local.report.data import ReportData, StageLine, TrainedArm
-from lema_local.report.stage_lines import counted_once, walk
+from lema_local.report.stage_lines import walk
 from lema_local.report.words import duration, number
 from lema_local.steps import number_steps
 
@@ -65,12 +65,12 @@ def describe_state(data: ReportData) -> str:
 
 def total_seconds(data: ReportData) -> float:
     """Return the work time of all stages."""
-    return sum(line.manifest.seconds for line in counted_once(data.stages) if line.manifest)
+    return sum(line.manifest.seconds for line in data.stages if line.manifest)
 
 
 def total_cost_usd(data: ReportData) -> float:
     """Return the dollars that this run paid."""
-    return sum(line.manifest.cost_usd for line in counted_once(data.stages) if line.manifest)
+    return sum(line.manifest.cost_usd for line in data.stages if line.manifest)
 
 
 def describe_tokens(data: ReportData, line: StageLine) -> str:
@@ -92,8 +92,8 @@ def _read_and_written(read: object, written: object, line: StageLine) -> str:
 
 
 def describe_time(line: StageLine) -> str:
-    """Return a stage's work time."""
-    return duration(line.manifest.seconds) if line.manifest and line.state == "finished" else ""
+    """Return a stage's work time so far; empty where there is none."""
+    return duration(line.manifest.seconds) if line.manifest and line.manifest.seconds else ""
 
 
 def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
