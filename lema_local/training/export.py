@@ -115,7 +115,7 @@ def _read_pairs(adapter_dir: Path, facts: GgufFacts) -> Iterator[_Lora]:
         match = LORA_KEY.match(key)
         if match is None:
             raise InputError(
-                f"the adapter in {adapter_dir} cannot be exported to GGUF: it holds {key}, which is no LoRA matrix",
+                f"the adapter in {adapter_dir} cannot be exported to GGUF: it holds {key}, which is no matrix pair of a linear layer",
                 hint="train it with lema train, on all linear layers",
             )
         sides.setdefault(match["module"], {})[match["side"]] = tensor.float().numpy()
@@ -148,8 +148,6 @@ def _gguf_name(module: str, facts: GgufFacts, adapter_dir: Path) -> str:
     reason = None
     if name is None:
         reason = f"{module} has no counterpart in a {facts.architecture} GGUF of {facts.layers} layers"
-    elif name == "token_embd.weight":
-        reason = "it adapts the embedding, which llama.cpp applies otherwise than peft"
     elif name == "output.weight" and facts.has_tied_head:
         reason = "it adapts the output head, which this base shares with its embedding"
     elif name not in facts.tensor_shapes:

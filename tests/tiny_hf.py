@@ -1,0 +1,208 @@
+"""Matched pairs for tests: a tiny random Hugging Face model with its tokenizer, and the same model as GGUF.
+
+The GGUF is written here from the Hugging Face weights, apart from the package's own way (transformers' GGUF
+reader), so that a mistake in one of the two shows.
+
+    pair = write_pair(tmp_path, "llama")
+    pair.folder, pair.gguf_path
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lema_local.records import TrainingExample
+from lema_local.training.libraries import quiet_libraries
+
+Family = Literal["llama", "qwen2"]
+HEADS, KV_HEADS, LAYERS = 4, 2, 2
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|fim|>")
+MERGES = (("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n"), ("Ġ", "S"), ("t", "e"), ("te", "p"), ("Ċ", "Ċ"))
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same model twice."""
+
+    folder: Path
+    gguf_path: Path
+
+
+def write_pair(
+    parent: Path, family: Family = "llama", *, is_tied: bool = False, add_bos: bool = False, seed: int = 0
+) -> Pair:
+    """Write a Hugging Face folder and the GGUF of the same random model, both in float16."""
+    folder, gguf_path = parent / f"{family}-hf", parent / f"{family}.gguf"
+    model = make_model(family, is_tied=is_tied, seed=seed).half()
+    model.save_pretrained(folder)
+    _make_tokenizer(add_bos=add_bos).save_pretrained(folder)
+    write_gguf(model, family, gguf_path, add_bos=add_bos)
+    return Pair(folder, gguf_path)
+
+
+def make_model(family: Family, *, is_tied: bool = False, seed: int = 0) -> Any:
+    """Return a random model with grouped heads, for qwen2 with biases; its logits are far apart."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    shape: dict[str, Any] = {
+        "vocab_size": len(vocabulary()), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "max_position_embeddings": 512,
+        "tie_word_embeddings": is_tied, "bos_token_id": _id("<|endoftext|>"), "eos_token_id": _id("<|endoftext|>"),
+    }  # fmt: skip
+    model = (
+        LlamaForCausalLM(LlamaConfig(**shape))
+        if family == "llama"
+        else Qwen2ForCausalLM(Qwen2Config(**shape))
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_(0, 0.3)
+            elif weight.ndim == 2:
+                weight.normal_(0, (1.0 if "embed" in name else 2.0) / weight.shape[1] ** 0.5)
+    return model.eval()
+
+
+def vocabulary() -> list[str]:
+    """The tokens in order: bytes, merged ones, special ones."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return [*bytes_to_unicode().values(), *("".join(merge) for merge in MERGES), *SPECIAL_TOKENS]
+
+
+def _id(token: str) -> int:
+    return vocabulary().index(token)
+
+
+def _make_tokenizer(*, add_bos: bool) -> Any:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated")
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary())}, list(MERGES)))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
+    )
+    if add_bos:
+        bos = "<|endoftext|>"
+        tokenizer.post_processor = processors.TemplateProcessing(
+            f"{bos} $A", special_tokens=[(bos, _id(bos))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>", pad_token="<|fim|>"
+    )
+
+
+def write_gguf(
+    model: Any, family: Family, path: Path, *, add_bos: bool = False, rope_scaling: str | None = None
+) -> Path:
+    """Write a model, its matrices in float16, a Llama's q and k rows in llama.cpp's order."""
+    import gguf
+
+    config = model.config
+    writer = gguf.GGUFWriter(path, family)
+    if rope_scaling:
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope_scaling))
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    _add_tokenizer(writer, add_bos=add_bos)
+    architecture = gguf.MODEL_ARCH.LLAMA if family == "llama" else gguf.MODEL_ARCH.QWEN2
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    for name, weight in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = weight.float().numpy()
+        if family == "llama":
+            values = _permuted(name, values)
+        kind = np.float16 if values.ndim == 2 else np.float32
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), values.astype(kind))
+    for step in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
+        step()
+    return path
+
+
+def _permuted(name: str, values: np.ndarray) -> np.ndarray:
+    """Interleave the two halves of each head, row by row, for q and k."""
+    heads = {"q_proj": HEADS, "k_proj": KV_HEADS}.get(name.split(".")[-2])
+    if heads is None:
+        return values
+    size = len(values) // heads
+    order = [
+        head * size + part * size // 2 + row
+        for head in range(heads)
+        for row in range(size // 2)
+        for part in (0, 1)
+    ]
+    return values[order]
+
+
+def _add_tokenizer(writer: Any, *, add_bos: bool) -> None:
+    tokens = vocabulary()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in SPECIAL_TOKENS else 1 for token in tokens])
+    writer.add_token_merges([" ".join(merge) for merge in MERGES])
+    writer.add_bos_token_id(_id("<|endoftext|>"))
+    writer.add_eos_token_id(_id("<|endoftext|>"))
+    writer.add_pad_token_id(_id("<|fim|>"))
+    writer.add_add_bos_token(add_bos)
+
+
+def make_examples(count: int, *, kind: Literal["cot", "correction"] = "cot") -> list[TrainingExample]:
+    """Return examples of different lengths whose answers can be learned by heart."""
+    return [
+        TrainingExample(
+            id=f"{kind}-{number}",
+            kind=kind,
+            prompt=f"Question: {number} and {number * number} more?\nAnswer:\n",
+            completion="\n".join(f"Step {step}: add {number + step}." for step in range(1, 2 + number % 4)),
+            question_id=f"q{number}",
+            source={"kind": "gold"},
+        )
+        for number in range(count)
+    ]
+
+
+def make_adapter(folder: Path, out_dir: Path, **options: Any) -> Path:
+    """Write a random LoRA adapter for a Hugging Face folder, as peft saves it. Returns `out_dir`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}
+    with quiet_libraries():
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        torch.manual_seed(5)
+        model = get_peft_model(base, LoraConfig(**settings))
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, 0, 0.1)
+        model.save_pretrained(out_dir, save_embedding_layers=False)
+    return out_dir
