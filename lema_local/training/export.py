@@ -97,10 +97,14 @@ def _check_supported(facts: GgufFacts, config: dict[str, Any], adapter_dir: Path
         known = ", ".join(sorted(SUPPORTED))
         reasons.append(f"the architecture {facts.architecture} is not supported yet (only {known})")
     if reasons:
-        raise InputError(
-            f"the adapter in {adapter_dir} cannot be exported to GGUF: {'; '.join(reasons)}",
-            hint="train it with lema train, on all linear layers",
-        )
+        raise _refusal(adapter_dir, "; ".join(reasons))
+
+
+def _refusal(adapter_dir: Path, reason: str) -> InputError:
+    return InputError(
+        f"the adapter in {adapter_dir} cannot be exported to GGUF: {reason}",
+        hint="train on the linear layers with lema train, and give the GGUF of the model it was fitted to",
+    )
 
 
 def _scale(config: dict[str, Any], rank: int) -> float:
@@ -114,10 +118,7 @@ def _read_pairs(adapter_dir: Path, facts: GgufFacts) -> Iterator[_Lora]:
     for key, tensor in _load_tensors(adapter_dir).items():
         match = LORA_KEY.match(key)
         if match is None:
-            raise InputError(
-                f"the adapter in {adapter_dir} cannot be exported to GGUF: it holds {key}, which is no matrix pair of a linear layer",
-                hint="train it with lema train, on all linear layers",
-            )
+            raise _refusal(adapter_dir, f"it holds {key}, which is no matrix pair of a linear layer")
         sides.setdefault(match["module"], {})[match["side"]] = tensor.float().numpy()
     for module, pair in sorted(sides.items()):
         name = _gguf_name(module, facts, adapter_dir)
@@ -145,18 +146,15 @@ def _gguf_name(module: str, facts: GgufFacts, adapter_dir: Path) -> str:
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == facts.architecture)
     names = gguf.get_tensor_name_map(architecture, facts.layers)
     name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
-    reason = None
     if name is None:
-        reason = f"{module} has no counterpart in a {facts.architecture} GGUF of {facts.layers} layers"
-    elif name == "output.weight" and facts.has_tied_head:
-        reason = "it adapts the output head, which this base shares with its embedding"
-    elif name not in facts.tensor_shapes:
-        reason = f"{facts.path} has no tensor {name}"
-    if name is None or reason is not None:
-        raise InputError(
-            f"the adapter in {adapter_dir} cannot be exported to GGUF: {reason}",
-            hint="give the GGUF of the model it was fitted to, and train on the linear layers only",
+        raise _refusal(
+            adapter_dir,
+            f"{module} has no counterpart in a {facts.architecture} GGUF of {facts.layers} layers",
         )
+    if name == "output.weight" and facts.has_tied_head:
+        raise _refusal(adapter_dir, "it adapts the output head, which this base shares with its embedding")
+    if name not in facts.tensor_shapes:
+        raise _refusal(adapter_dir, f"{facts.path} has no tensor {name}")
     return str(name)
 
 
