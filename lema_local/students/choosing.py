@@ -66,19 +66,19 @@ class TokenChooser:
         draw = lib.llama_sampler_init_greedy() if is_greedy else lib.llama_sampler_init_dist(seed)
         lib.llama_sampler_chain_add(chain, draw)
 
-    def choose(self, decoder: Decoder, slots: list[int], rows: list[int], outputs: Indices) -> Tokens:
+    def choose(self, decoder: Decoder, slots: list[int], outputs: Indices) -> Tokens:
         """Return one token a slot: int32 [slots].
 
         Args:
             decoder: Where the batch was run.
             slots: Whose chains choose.
-            rows: Each slot's place in the batch.
             outputs: Each slot's place among the tokens with logits.
         """
         if self.is_plain_greedy:
             best: Tokens = decoder.logits(int(outputs.max()) + 1).argmax(axis=1).astype(np.int32)
             return best[outputs]
         sample, context, chains = self._lib.llama_sampler_sample, decoder.context, self._chains
+        rows = decoder.flagged_rows()[outputs].tolist()
         return np.array(
             [sample(chains[slot], context, row) for slot, row in zip(slots, rows, strict=True)], np.int32
         )

@@ -163,6 +163,10 @@ class Decoder:
         pointer = self._lib.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, (count, self.model.vocabulary_size))
 
+    def flagged_rows(self) -> npt.NDArray[np.int64]:
+        """Return the places in the last batch of the tokens with logits."""
+        return np.flatnonzero(self.has_logits[: self._batch.n_tokens])
+
     def clear(self) -> None:
         """Forget all sequences; the next ones are laid out as in a new context."""
         self._lib.llama_memory_clear(self._memory, False)

@@ -40,13 +40,14 @@ class EndFinder:
 
     def has_stop(self, tokens: Tokens) -> bool:
         """Say whether the last of these tokens completes a stop string."""
-        piece = self._model.piece
-        tail = piece(int(tokens[-1]))
-        needed = self._reach - 1 + len(tail)
-        for token in tokens[-2::-1]:
-            if len(tail) >= needed:
+        pieces: list[bytes] = []
+        length = 0
+        for token in tokens[: -self._reach - 1 : -1].tolist():
+            pieces.append(self._model.piece(token))
+            length += len(pieces[-1])
+            if length - len(pieces[0]) >= self._reach - 1:
                 break
-            tail = piece(int(token)) + tail
+        tail = b"".join(reversed(pieces))
         return any(text in tail for text in self._stop)
 
     def text(self, tokens: Tokens) -> tuple[str, bool]:
@@ -54,6 +55,6 @@ class EndFinder:
 
         Bytes that are no whole character (a path cut in the middle of one) are left out.
         """
-        raw = b"".join(map(self._model.piece, tokens.tolist()))
+        raw = self._model.join(tokens)
         found = [place for place in map(raw.find, self._stop) if place >= 0]
         return raw[: min(found, default=len(raw))].decode("utf-8", "ignore"), bool(found)

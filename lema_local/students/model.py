@@ -150,6 +150,14 @@ class Model:
             known = self._pieces[token] = self._read_piece(token, is_special_shown=False)
         return known
 
+    def join(self, tokens: Tokens) -> bytes:
+        """Return the bytes of several tokens."""
+        known = self._pieces
+        try:
+            return b"".join([known[token] for token in tokens.tolist()])
+        except KeyError:
+            return b"".join(map(self.piece, tokens.tolist()))
+
     def token_text(self, token: int) -> str:
         """Return how a token is written, control tokens included; an empty text for no token (-1)."""
         return self._read_piece(token, is_special_shown=True).decode("utf-8", "replace") if token >= 0 else ""

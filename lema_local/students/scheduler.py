@@ -8,13 +8,14 @@ free, so a full cache never fails a batch.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator
 
 import numpy as np
 
 from lema_local.records import StopReason
 from lema_local.students.base import Completion, DecodeSettings, Refusal, SampleRequest
-from lema_local.students.choosing import TokenChooser
+from lema_local.students.choosing import Indices, TokenChooser
 from lema_local.students.decoder import Decoder
 from lema_local.students.endings import END, MAY_STOP, PLAIN, UNKNOWN, EndFinder
 from lema_local.students.feed import Feed, Job, common_length
@@ -47,10 +48,11 @@ class Scheduler:
         self._request: list[SampleRequest | None] = [None] * slots
         self._job: list[Job | None] = [None] * slots
         self._free = list(range(slots))
+        self._stale: list[int] = []
+        """Free slots whose memory is not empty yet."""
         self._running: list[int] = []
         self._filling: list[Job] = []
         self._completed: list[Job] = []
-        self._count = 0
         self._next = np.zeros(slots, np.int32)
         self._position = np.zeros(slots, np.int32)
         self._generated = np.zeros(slots, np.int32)
@@ -64,8 +66,7 @@ class Scheduler:
                 yield from self._refill()
                 if not self._running and not self._filling:
                     return
-                self._count = self._compose()
-                self._decoder.decode(self._count)
+                self._decoder.decode(self._compose())
                 yield from self._advance()
         finally:
             self._chooser.close()
@@ -150,13 +151,14 @@ class Scheduler:
         """Begin from a prompt in memory: its last token is decoded again for its logits."""
         last = len(job.tokens) - 1
         if slot in job.holders:
+            self._stale.remove(slot)
             self._decoder.drop(slot, last)
         else:
             self._forget(slot)
             self._decoder.copy(min(job.holders), slot, last)
             job.holders.add(slot)
         self._next[slot], self._position[slot] = job.tokens[last], last
-        self._run(slot)
+        insort(self._running, slot)
 
     def _await_prompt(self, slot: int, job: Job) -> None:
         """Compute the prompt in this slot, or wait for the slot that does."""
@@ -169,10 +171,6 @@ class Scheduler:
         self._free_cells -= self._own(job)
         self._filling.append(job)
 
-    def _run(self, slot: int) -> None:
-        self._running.append(slot)
-        self._running.sort()
-
     # Forgetting
 
     def _forget(self, slot: int) -> None:
@@ -181,6 +179,7 @@ class Scheduler:
         if job is None:
             return
         self._decoder.drop(slot)
+        self._stale.remove(slot)
         self._job[slot] = None
         job.holders.discard(slot)
         if not job.holders:
@@ -188,16 +187,15 @@ class Scheduler:
             self._free_cells += self._own(job)
 
     def _forget_others(self, job: Job | None) -> None:
-        for slot in self._free:
-            if self._job[slot] is not job:
-                self._forget(slot)
+        for slot in [slot for slot in self._stale if self._job[slot] is not job]:
+            self._forget(slot)
 
     def _keep_one_holder(self, job: Job) -> None:
         """Of free slots that hold the next request's prompt, keep one, and only where no running one does."""
-        for slot in self._free:
-            if self._job[slot] is job and len(job.holders) > 1:
+        for slot in list(self._stale):
+            if len(job.holders) > 1:
                 self._forget(slot)
-            elif self._job[slot] is job:
+            else:
                 self._decoder.drop(slot, len(job.tokens))
 
     # A step
@@ -240,12 +238,15 @@ class Scheduler:
 
     def _advance(self) -> Iterator[Result]:
         """Choose the next token of every path whose logits were computed; yield those that ended."""
-        slots, sources = self._running, self._running
+        slots = self._running
         if self._completed:
             slots, sources = self._begin_completed()
+            outputs = self._outputs(sources)
+        else:
+            outputs = np.arange(len(slots))
         if not slots:
             return
-        tokens = self._choose(slots, sources)
+        tokens = self._chooser.choose(self._decoder, slots, outputs)
         index = np.array(slots)
         self._tokens[index, self._generated[index]] = tokens
         self._generated[index] += 1
@@ -277,13 +278,14 @@ class Scheduler:
         self._running = sorted(slots)
         return slots, sources
 
-    def _choose(self, slots: list[int], sources: list[int]) -> Tokens:
+    def _outputs(self, sources: list[int]) -> Indices:
+        """Return where in the batch's logits those of these slots stand."""
         decoder = self._decoder
-        rows = np.flatnonzero(decoder.has_logits[: self._count])
+        flagged = decoder.sequence[decoder.flagged_rows()]
         output = np.empty(decoder.layout.slots, np.int64)
-        output[decoder.sequence[rows]] = np.arange(len(rows))
-        outputs = output[sources]
-        return self._chooser.choose(decoder, slots, rows[outputs].tolist(), outputs)
+        output[flagged] = np.arange(len(flagged))
+        found: Indices = output[sources]
+        return found
 
     def _why_ended(self, slot: int) -> StopReason | None:
         count = int(self._generated[slot])
@@ -304,8 +306,8 @@ class Scheduler:
         assert job is not None
         self._request[slot] = None
         self._running.remove(slot)
-        self._free.append(slot)
-        self._free.sort()
+        insort(self._free, slot)
+        self._stale.append(slot)
         self._free_cells += int(self._limit[slot]) + 1
         text, has_stop = self._ends.text(self._tokens[slot, :count])
         return request, Completion(text, "stop" if has_stop else reason, len(job.tokens), count)

@@ -185,8 +185,8 @@ def test_kill_minus_9_at_random_moments_changes_nothing(
     span = time.monotonic() - began
     command = [
         sys.executable,
-        "-m",
-        "lema_local.cli",
+        "-c",
+        "from lema_local.cli import main; main()",
         *map(str, [*sample_args(path, student, killed), *extra]),
     ]
     draw = random.Random(3)
