@@ -254,7 +254,6 @@ _MEASURE_WORDS = "|".join(
             "sq",
             "cubic",
             "cu",
-            "degrees?",
             "radians?",
             "percent",
         ],

@@ -116,7 +116,7 @@ _INFINITY = re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])")
 _ATOM = r"(?:\{[^{}]*\}|\d+(?:\.\d+)?|[a-zA-Z]|\\[a-zA-Z]+)"
 _TOWER = re.compile(rf"(.*)\^\s*({_ATOM})\s*\^\s*({_ATOM})(?!\s*\^)", re.DOTALL)
 _NEIGHBOURS = re.compile(r"(?<![_^\d.])\d+(?:\.\d+)?\s+\d")
-_DEGREES = re.compile(r"\s*degrees(?![a-z])|\s*\^\s*\{?\s*\\circ\s*\}?")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)?(?:\s*degrees(?![a-z])|\s*\^\s*\{?\s*\\circ\s*\}?)")
 _LOGARITHM = re.compile(r"\\log\s*_\s*([0-9a-zA-Z])")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _LONG_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}")
@@ -129,7 +129,7 @@ def to_latex(text: str) -> str | None:
     """
     text = _INFINITY.sub(r"\\infty ", text.replace("**", "^"))
     text = _COMMAND.sub(r"\\\1 ", text)
-    text = _DEGREES.sub(r" \\cdot \\frac{\\pi}{180}" if _TRIGONOMETRIC.search(text) else "", text)
+    text = _DEGREES.sub(r"(\1 \\cdot \\frac{\\pi}{180})" if _TRIGONOMETRIC.search(text) else r"\1", text)
     text = _LOGARITHM.sub(r"\\log_{\1}", text)
     if _NEIGHBOURS.search(text) or _LONG_WORD.search(re.sub(r"\\[a-zA-Z]+", " ", text)):
         return None

@@ -1,0 +1,136 @@
+"""Model text may hang a solver: nothing here may take the process with it."""
+
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from lema_local.answers import compare_answers, symbolic
+from lema_local.answers.symbolic import has_workers, stop_workers
+
+# Processor time is limited to two seconds; by the clock a busy machine may need several times that.
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_verdicts() -> Iterator[None]:
+    symbolic._ask.cache_clear()
+    yield
+    symbolic._ask.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        "9**9**9**9",
+        "9^{9^{9^9}}",
+        "2^{2^{2^{2^{2^2}}}}",
+        "(10^{10^{10}})!",
+    ],
+)
+def test_what_would_take_for_ever_ends_undecided(prediction: str) -> None:
+    assert compare_answers("9", prediction).is_equal is None
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        "(" * 10_000 + "1" + ")" * 10_000,
+        "9" * 1_000_000,
+        "x" + "+x" * 500_000,
+        "\\frac{" * 5_000,
+        "1\x002",
+        "\0",
+    ],
+    ids=["brackets", "digits", "sum", "fractions", "nul-inside", "nul"],
+)
+def test_what_is_no_answer_at_all_is_undecided_at_once(prediction: str) -> None:
+    assert compare_answers("9", prediction).is_equal is None
+
+
+def test_others_go_on_while_one_hangs() -> None:
+    found: dict[str, bool | None] = {}
+
+    def compare(prediction: str) -> None:
+        found[prediction] = compare_answers("x^2+2x+1", prediction).is_equal
+
+    predictions = ["9^{9^{9^9}}", "(x+1)^2", "(x-1)^2", "1+2x+x^2"]
+    threads = [threading.Thread(target=compare, args=(prediction,)) for prediction in predictions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert found == {"9^{9^{9^9}}": None, "(x+1)^2": True, "(x-1)^2": False, "1+2x+x^2": True}
+
+
+def test_a_worker_that_wants_too_much_memory_is_not_the_end() -> None:
+    assert compare_answers("9", "\\binom{10^{9}}{5 \\cdot 10^{8}}").is_equal is None
+    assert compare_answers("2\\sqrt{3}", "\\sqrt{12}").is_equal is True
+
+
+def test_workers_can_be_stopped_and_come_back() -> None:
+    assert compare_answers("2\\sqrt{3}", "\\sqrt{12}").is_equal is True
+    stop_workers()
+    assert not has_workers()
+
+    assert compare_answers("2\\sqrt{5}", "\\sqrt{20}").is_equal is True
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_plain_answers_start_no_worker() -> None:
+    run = _run(
+        """
+        import sys
+        from lema_local.answers import compare_answers, extract_answer
+        from lema_local.answers.symbolic import has_workers
+        answer = extract_answer("She has 48 + 24 = 72 clips. The answer is 72 clips.")
+        assert compare_answers("72", answer).is_equal
+        assert compare_answers("1/2", "0.5").is_equal
+        assert not compare_answers("(1, 2)", "(2, 1)").is_equal
+        assert not compare_answers("72", "apples").is_equal
+        assert not has_workers()
+        print(sorted(name for name in ("sympy", "math_verify", "pebble", "scipy") if name in sys.modules))
+        """
+    )
+
+    assert (run.returncode, run.stdout, run.stderr) == (0, "[]\n", "")
+
+
+def test_the_process_ends_cleanly_with_workers_running() -> None:
+    run = _run(
+        """
+        from lema_local.answers import compare_answers
+        if __name__ == "__main__":
+            print(compare_answers("2\\\\sqrt{3}", "\\\\sqrt{12}").is_equal)
+        """
+    )
+
+    assert (run.returncode, run.stdout, run.stderr) == (0, "True\n", "")
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        "__import__('os').system('echo broken > /tmp/lema-broken')",
+        "exec('1')",
+        "().__class__",
+        "\\input{/etc/passwd}",
+        "lambda: 0",
+        "import os",
+    ],
+)
+def test_an_answer_is_never_run(prediction: str) -> None:
+    assert compare_answers("x+1", prediction).is_equal is not True
