@@ -7,54 +7,46 @@ and does the work through the functions of `lema_local.stages`.
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
-from lema_local.answers import check_gold
-from lema_local.datasets import is_held_out, split_validation
-from lema_local.errors import InputError, RunStateError
-from lema_local.jsonl import describe_problems, read_records, write_records
+from lema_local.datasets import split_validation
+from lema_local.errors import InputError
+from lema_local.jsonl import write_records
 from lema_local.prompts import CotPrompt, load_correction_prompt, load_cot_prompt
 from lema_local.recipe import Recipe, dump_recipe, settings_in_result
 from lema_local.records import (
     Correction,
     Prediction,
-    Question,
     Rationale,
     ReasoningPath,
     Scores,
     TrainingExample,
 )
 from lema_local.resuming import ResumedFile
-from lema_local.runs import (
-    MadeFrom,
-    Manifest,
-    RunFolder,
-    StageFolder,
-    changed_settings,
-    fingerprint,
-    write_text,
-)
+from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, fingerprint, write_text
 from lema_local.sampling import predict_into_file, sample_into_file
+from lema_local.stage_runner import STAGES, Outcome, Show, StageRunner, Work, save_chosen
 from lema_local.stages.augment import augment_rationales
 from lema_local.stages.build import build_arms, count_examples
 from lema_local.stages.correct import correct_mistakes, path_key, select_mistakes
 from lema_local.stages.evaluate import score_predictions
 from lema_local.stages.filter import filter_corrections
+from lema_local.stages.questions import check_disjoint, check_gold_answers
 from lema_local.stages.sample import greedy_settings, summarize_paths
 from lema_local.students.base import DecodeSettings, PromptStyle, SampleRequest, Student
 from lema_local.teachers import prompt_for
 from lema_local.training.base import AnswerGreedily, FidelityResult, Trainer, TrainSettings
 from lema_local.wiring import (
+    REFERENCE,
     base_identity,
     load_source,
     open_run_desk,
@@ -63,49 +55,6 @@ from lema_local.wiring import (
     student_identity,
     teacher_identity,
 )
-
-T = TypeVar("T", bound=BaseModel)
-
-STAGES = {
-    "questions": "0_questions",
-    "sample": "1_sample",
-    "correct": "2_correct",
-    "augment": "3_augment",
-    "filter": "4_filter",
-    "build": "5_build",
-    "train": "6_train",
-    "export": "7_export",
-    "evaluate": "8_evaluate",
-    "report": "9_report",
-}
-"""Stage: its folder."""
-REPORT_FOLDER = STAGES["report"]
-
-
-class Update(Protocol):
-    """How a stage tells how far it is."""
-
-    def __call__(self, done: float, total: float | None = None, **values: object) -> None:
-        """Say how much is done in all, and values to show beside it."""
-
-
-class Show(Protocol):
-    """How progress is shown: `lema_local.cli.progress.progress_bar`."""
-
-    def __call__(self, title: str, total: float | None = None) -> AbstractContextManager[Update]:
-        """Show one stage's progress while the block runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a stage tells its manifest when it is done."""
-
-    counts: dict[str, Any] = field(default_factory=dict)
-    cost_usd: float = 0.0
-    chosen: dict[str, Any] = field(default_factory=dict)
-
-
-Work = Callable[[StageFolder, Manifest], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +91,7 @@ class Pipeline:
         self.folder = folder
         self.show = show
         self.tell = tell
-        self.reuse = reuse
-        self.marks: dict[str, str] = {}
-        """Fingerprints of the stages done so far, by folder."""
+        self.runner = StageRunner(folder, tell=tell, reuse=reuse)
 
     def run(self, until: str | None = None) -> None:
         """Do every stage that is not done, in order.
@@ -166,71 +113,6 @@ class Pipeline:
                 if name == until:
                     return
 
-    # --- a stage, whatever it does --------------------------------------------------------------------------
-
-    def _do(self, name: str, made_from: MadeFrom, work: Work, *, part: str = "") -> Manifest:
-        """Skip, take over, resume, refuse, or do a stage (or one arm's part of it)."""
-        label = f"{name} {part}".strip()
-        folder = StageFolder(self.folder.stage(STAGES[name]).path / part)
-        mark = fingerprint(made_from)
-        self.marks[label] = mark
-        finished = folder.manifest()
-        started = finished or folder.started()
-        if started is not None and started.fingerprint != mark:
-            self._refuse(label, folder, started, made_from)
-        if finished is not None:
-            self.tell(f"{label}: finished before")
-            return finished
-        if self.reuse is not None and (taken := self._take_over(name, part, mark)) is not None:
-            self.tell(f"{label}: taken over from {taken.reused_from}")
-            return taken
-        if started is None:
-            started = Manifest(stage=label, fingerprint=mark, made_from=made_from)
-            folder.save_started(started)
-        else:
-            self.tell(f"{label}: going on")
-        return self._work(label, folder, started, work)
-
-    def _work(self, label: str, folder: StageFolder, started: Manifest, work: Work) -> Manifest:
-        began = time.monotonic()
-        try:
-            outcome = work(folder, started)
-        except BaseException:
-            # Whatever stopped it, the time spent counts; what the engine chose was saved by the work itself.
-            latest = folder.started() or started
-            spent = latest.seconds + time.monotonic() - began
-            folder.save_started(latest.model_copy(update={"seconds": round(spent, 3)}))
-            raise
-        manifest = started.model_copy(
-            update={
-                "counts": outcome.counts,
-                "cost_usd": outcome.cost_usd,
-                "chosen": outcome.chosen,
-                "seconds": round(started.seconds + time.monotonic() - began, 3),
-            }
-        )
-        folder.save_manifest(manifest)
-        self.tell(f"{label}: done in {manifest.seconds:.0f} s")
-        return manifest
-
-    def _refuse(self, label: str, folder: StageFolder, started: Manifest, made_from: MadeFrom) -> None:
-        differences = "\n".join(f"  - {line}" for line in changed_settings(started.made_from, made_from))
-        raise RunStateError(
-            f"{self.folder.path} holds the stage '{label}' made from other settings:\n{differences}",
-            hint=f"take another folder with --run NEW --reuse {self.folder.path} (what fits is taken over), set the"
-            f" settings back, or delete {folder.path} and the stages after it",
-        )
-
-    def _take_over(self, name: str, part: str, mark: str) -> Manifest | None:
-        assert self.reuse is not None
-        other = StageFolder(self.reuse.stage(STAGES[name]).path / part)
-        manifest = other.manifest()
-        if manifest is None or manifest.fingerprint != mark:
-            return None
-        own = StageFolder(self.folder.stage(STAGES[name]).path / part)
-        own.take_over(other)
-        return own.manifest()
-
     # --- 0 questions ----------------------------------------------------------------------------------------
 
     def do_questions(self) -> None:
@@ -249,7 +131,7 @@ class Pipeline:
             for split, some in self.questions.items()
         }
         for split, facts in made_from.items():
-            self.marks[f"{split} questions"] = fingerprint(facts)
+            self.runner.marks[f"{split} questions"] = fingerprint(facts)
 
         def work(folder: StageFolder, _: Manifest) -> Outcome:
             check_gold_answers(chain(*self.questions.values()))
@@ -257,7 +139,7 @@ class Pipeline:
                 write_records(folder.path / f"{split}.jsonl", some)
             return Outcome(counts={split: len(some) for split, some in self.questions.items()})
 
-        self._do("questions", made_from, work)
+        self.runner.do("questions", made_from, work)
 
     # --- 1 sample -------------------------------------------------------------------------------------------
 
@@ -266,7 +148,7 @@ class Pipeline:
         settings = self.recipe.sample
         prompt = load_cot_prompt(settings.prompt)
         made_from = {
-            "questions": self.marks["train questions"],
+            "questions": self.runner.marks["train questions"],
             "student": self.student_identity,
             "prompt": prompt.fingerprint,
             "sample": settings_in_result(self.recipe, "sample"),
@@ -297,7 +179,7 @@ class Pipeline:
                 chosen = student.describe()
             return Outcome(counts=asdict(summarize_paths(paths)), chosen=chosen)
 
-        self._do("sample", made_from, work)
+        self.runner.do("sample", made_from, work)
 
     # --- 2 correct, 3 augment -------------------------------------------------------------------------------
 
@@ -306,14 +188,14 @@ class Pipeline:
         settings = self.recipe.correct
         prompt = load_correction_prompt(settings.prompt)
         made_from = {
-            "paths": self.marks["sample"],
+            "paths": self.runner.marks["sample"],
             "teacher": self.teacher_identity,
-            "prompt": None if self.teacher_identity["reads_gold"] else prompt.fingerprint,
+            "prompt": None if self.recipe.teacher.model == REFERENCE else prompt.fingerprint,
             "correct": settings_in_result(self.recipe, "correct"),
         }
 
         def work(folder: StageFolder, _: Manifest) -> Outcome:
-            paths = self._read("sample", "paths.jsonl", ReasoningPath)
+            paths = self.runner.read("sample", "paths.jsonl", ReasoningPath)
             mistakes = list(select_mistakes(paths, self.questions["train"], settings))
             order = [path_key(path) for _, path in mistakes]
             with (
@@ -331,7 +213,7 @@ class Pipeline:
                 counts = {"mistakes": len(mistakes), **count_verdicts(corrections), **asdict(desk.count)}
                 return Outcome(counts=counts, cost_usd=desk.budget.spent_usd)
 
-        self._do("correct", made_from, work)
+        self.runner.do("correct", made_from, work)
 
     def do_augment(self) -> None:
         """Let the teacher write further rationales, where the recipe asks for them."""
@@ -340,7 +222,7 @@ class Pipeline:
             return
         prompt = load_cot_prompt(settings.prompt)
         made_from = {
-            "questions": self.marks["train questions"],
+            "questions": self.runner.marks["train questions"],
             "teacher": self.teacher_identity,
             "prompt": prompt.fingerprint,
             "augment": settings_in_result(self.recipe, "augment"),
@@ -365,19 +247,19 @@ class Pipeline:
                 counts = {**count_verdicts(file.finish(order)), **asdict(desk.count)}
                 return Outcome(counts=counts, cost_usd=desk.budget.spent_usd)
 
-        self._do("augment", made_from, work)
+        self.runner.do("augment", made_from, work)
 
     # --- 4 filter, 5 build ----------------------------------------------------------------------------------
 
     def do_filter(self) -> None:
         """Keep the corrections that may be learned from."""
         made_from = {
-            "corrections": self.marks["correct"],
+            "corrections": self.runner.marks["correct"],
             "filter": settings_in_result(self.recipe, "filter"),
         }
 
         def work(folder: StageFolder, _: Manifest) -> Outcome:
-            corrections = self._read("correct", "corrections.jsonl", Correction)
+            corrections = self.runner.read("correct", "corrections.jsonl", Correction)
             filtered = filter_corrections(corrections, self.questions["train"], self.recipe.filter)
             write_records(folder.path / "accepted.jsonl", filtered.accepted)
             write_records(folder.path / "rejected.jsonl", filtered.rejected)
@@ -385,29 +267,29 @@ class Pipeline:
             reasons = Counter(one.reason or one.verdict for one in filtered.rejected)
             return Outcome(counts={**counts, "reasons": dict(reasons.most_common(20))})
 
-        self._do("filter", made_from, work)
+        self.runner.do("filter", made_from, work)
 
     def do_build(self) -> None:
         """Build the training files of the arms."""
         settings = self.recipe.build
         made_from = {
-            "questions": self.marks["train questions"],
-            "accepted": self.marks["filter"],
-            "rationales": self.marks.get("augment"),
+            "questions": self.runner.marks["train questions"],
+            "accepted": self.runner.marks["filter"],
+            "rationales": self.runner.marks.get("augment"),
             "prompt": load_cot_prompt(settings.cot_prompt).fingerprint,
             "build": settings_in_result(self.recipe, "build"),
         }
 
         def work(folder: StageFolder, _: Manifest) -> Outcome:
-            accepted = self._read("filter", "accepted.jsonl", Correction)
+            accepted = self.runner.read("filter", "accepted.jsonl", Correction)
             has_rationales = self.recipe.augment is not None
-            rationales = self._read("augment", "rationales.jsonl", Rationale) if has_rationales else []
+            rationales = self.runner.read("augment", "rationales.jsonl", Rationale) if has_rationales else []
             arms = build_arms(self.questions["train"], accepted, rationales, settings)
             for arm, examples in arms.items():
                 write_records(folder.path / f"{arm}.jsonl", examples)
             return Outcome(counts=count_examples(arms))
 
-        self._do("build", made_from, work)
+        self.runner.do("build", made_from, work)
 
     # --- 6 train, 7 export ----------------------------------------------------------------------------------
 
@@ -421,11 +303,16 @@ class Pipeline:
                 for key, value in settings.model_dump(mode="json").items()
                 if key != "save_every_steps"
             }
-            return {"examples": self.marks["build"], "base": self.base_identity, "arm": arm, "train": own}
+            return {
+                "examples": self.runner.marks["build"],
+                "base": self.base_identity,
+                "arm": arm,
+                "train": own,
+            }
 
         def train_arm(arm: str) -> Work:
             def work(folder: StageFolder, _: Manifest) -> Outcome:
-                examples = self._read("build", f"{arm}.jsonl", TrainingExample)
+                examples = self.runner.read("build", f"{arm}.jsonl", TrainingExample)
                 with self.show(f"train {arm}") as update, self._student() as student:
                     result = self.trainer.train(
                         examples,
@@ -447,11 +334,11 @@ class Pipeline:
         settings = self.recipe.export
 
         def made_from(arm: str) -> MadeFrom:
-            return {"adapter": self.marks[f"train {arm}"], "export": settings.model_dump(mode="json")}
+            return {"adapter": self.runner.marks[f"train {arm}"], "export": settings.model_dump(mode="json")}
 
         def export_arm(arm: str) -> Work:
             def work(folder: StageFolder, _: Manifest) -> Outcome:
-                adapter_dir = self.folder.stage(STAGES["train"]).path / arm / "adapter"
+                adapter_dir = self.runner.path("train") / arm / "adapter"
                 gguf = folder.path / "adapter.gguf"
                 exported = self.trainer.export(adapter_dir, gguf)
                 prompts = self._fidelity_prompts(settings.fidelity_prompts)
@@ -480,8 +367,8 @@ class Pipeline:
         def made_from(name: str) -> MadeFrom:
             entry = entries[name]
             return {
-                "questions": self.marks["test questions"],
-                "student": self.marks[f"export {entry.arm}"] if entry.arm else self.student_identity,
+                "questions": self.runner.marks["test questions"],
+                "student": self.runner.marks[f"export {entry.arm}"] if entry.arm else self.student_identity,
                 "prompt": entry.prompt.fingerprint,
                 "style": entry.style,
                 "max_tokens": settings.max_tokens,
@@ -494,7 +381,7 @@ class Pipeline:
             return work
 
         for name in entries:
-            self._do("evaluate", made_from(name), evaluate_entry(name), part=name)
+            self.runner.do("evaluate", made_from(name), evaluate_entry(name), part=name)
 
         def compare(folder: StageFolder, _: Manifest) -> Outcome:
             predictions = {name: self._read_predictions(name) for name in entries}
@@ -503,8 +390,8 @@ class Pipeline:
             write_text(folder.path / "scores.json", scores.model_dump_json(indent=2) + "\n")
             return Outcome(counts={one.arm + " " + one.dataset: one.share.correct for one in scores.arms})
 
-        parts = {name: self.marks[f"evaluate {name}"] for name in entries}
-        self._do(
+        parts = {name: self.runner.marks[f"evaluate {name}"] for name in entries}
+        self.runner.do(
             "evaluate", {"arms": parts, "evaluate": settings_in_result(self.recipe, "evaluate")}, compare
         )
 
@@ -512,7 +399,7 @@ class Pipeline:
         """Write the report; it is cheap and has no fingerprint of its own: a changed setting writes it anew."""
         from lema_local.stages.report import read_run, write_report
 
-        out_dir = self.folder.stage(REPORT_FOLDER).path
+        out_dir = self.runner.path("report")
         write_report(read_run(self.folder), out_dir)
         self.tell(f"report: {out_dir / 'report.html'}")
 
@@ -528,9 +415,9 @@ class Pipeline:
     def _do_arms(self, name: str, made_from: Callable[[str], MadeFrom], work: Callable[[str], Work]) -> None:
         """Do a stage once per arm, then say in the stage's own manifest what came of each."""
         arms = self.recipe.train.arms
-        done = {arm: self._do(name, made_from(arm), work(arm), part=arm) for arm in arms}
-        marks = {arm: self.marks[f"{name} {arm}"] for arm in arms}
-        self._do(
+        done = {arm: self.runner.do(name, made_from(arm), work(arm), part=arm) for arm in arms}
+        marks = {arm: self.runner.marks[f"{name} {arm}"] for arm in arms}
+        self.runner.do(
             name, {"arms": marks}, lambda *_: Outcome(counts={arm: one.counts for arm, one in done.items()})
         )
 
@@ -578,9 +465,6 @@ class Pipeline:
         finally:
             student.close()
 
-    def _read(self, stage: str, file: str, kind: type[T]) -> list[T]:
-        return read_records(self.folder.stage(STAGES[stage]).path / file, kind)
-
     def _entries(self) -> dict[str, Entry]:
         """What is evaluated, by the name of its row: the base by its prompts, then the arms by theirs."""
         zero_shot = load_cot_prompt(self.recipe.build.cot_prompt)
@@ -594,13 +478,8 @@ class Pipeline:
     def _evaluate_entry(self, name: str, entry: Entry, folder: StageFolder, started: Manifest) -> Outcome:
         """Let one arm answer all test questions greedily."""
         asked = self.questions["test"]
-        adapter = self.folder.stage(STAGES["export"]).path / entry.arm / "adapter.gguf" if entry.arm else None
-        settings = SampleSettings(
-            samples_per_question=1,
-            temperature=0.0,
-            max_tokens=self.recipe.evaluate.max_tokens,
-            keep_identical=True,
-        )
+        adapter = self.runner.path("export") / entry.arm / "adapter.gguf" if entry.arm else None
+        settings = greedy_settings(self.recipe.evaluate.max_tokens)
         verdicts = Counter[str]()
         with (
             self._student(adapter=adapter, style=entry.style, folder=folder, started=started) as student,
@@ -629,7 +508,7 @@ class Pipeline:
         return [
             one
             for dataset in datasets
-            for one in self._read("evaluate", f"{name}/{dataset}.jsonl", Prediction)
+            for one in self.runner.read("evaluate", f"{name}/{dataset}.jsonl", Prediction)
         ]
 
     def _train_settings(self) -> TrainSettings:
@@ -637,7 +516,9 @@ class Pipeline:
         settings = TrainSettings.model_validate(self.recipe.train.model_dump(exclude={"arms"}))
         if settings.max_steps is not None:
             return settings
-        sizes = [len(self._read("build", f"{arm}.jsonl", TrainingExample)) for arm in self.recipe.train.arms]
+        sizes = [
+            len(self.runner.read("build", f"{arm}.jsonl", TrainingExample)) for arm in self.recipe.train.arms
+        ]
         steps = max(1, math.ceil(settings.epochs * max(sizes) / settings.batch_size))
         return settings.model_copy(update={"max_steps": steps})
 
@@ -657,53 +538,6 @@ class Pipeline:
             )
         if not fidelity.is_adapter_noticed:
             self.tell(f"Warning: {arm}: leaving the adapter out changes none of {fidelity.prompts} answers")
-
-
-def save_chosen(folder: StageFolder, started: Manifest, chosen: dict[str, Any]) -> None:
-    """Write down what an engine chose by itself, to be used again on resume."""
-    folder.save_started(started.model_copy(update={"chosen": {"chosen": chosen}}))
-
-
-def check_gold_answers(questions: Iterator[Question]) -> None:
-    """Make sure that every gold answer can be compared with.
-
-    Raises:
-        InputError: With all questions whose gold answer does not parse.
-    """
-    problems = []
-    for question in questions:
-        try:
-            check_gold(question)
-        except InputError as err:
-            problems.append(str(err))
-    if problems:
-        raise InputError(
-            describe_problems("the questions", problems), hint="mend or leave out these questions"
-        )
-
-
-def check_disjoint(questions: dict[str, list[Question]], *, allows_test: bool) -> None:
-    """Make sure that no test or validation question is trained on.
-
-    Raises:
-        InputError: If a text stands in two splits, or a question of a test split is among those to train on.
-    """
-    trained = {" ".join(one.question.split()).casefold(): one.id for one in questions["train"]}
-    for split in ("test", "validation"):
-        both = [one for one in questions[split] if " ".join(one.question.split()).casefold() in trained]
-        if both:
-            other = trained[" ".join(both[0].question.split()).casefold()]
-            raise InputError(
-                f"{len(both)} {split} question(s) are among the training questions, the first is {both[0].id}"
-                f" (= {other})",
-                hint="give disjoint sources",
-            )
-    held_out = [one.id for one in questions["train"] if is_held_out(one)]
-    if held_out and not allows_test:
-        raise InputError(
-            f"{len(held_out)} question(s) to train on are of a test split, the first is {held_out[0]}",
-            hint="train on another split; build.allow_test makes a trial that may never be reported on",
-        )
 
 
 def hash_records(records: Sequence[BaseModel]) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lema_local.training.base import Trainer
 
 EMBEDDED = "quickstart"
+REFERENCE = "reference"
 
 
 def load_source(source: QuestionSource) -> list[Question]:
@@ -101,10 +102,10 @@ def open_run_student(
 
 def teacher_identity(block: TeacherBlock) -> dict[str, Any]:
     """Return what names a teacher in a fingerprint, without asking anybody."""
-    if block.model == "reference":
+    if block.model == REFERENCE:
         from lema_local.teachers.reference import ReferenceTeacher
 
-        return {"model": "reference", "version": ReferenceTeacher().identity}
+        return {"model": REFERENCE, "version": ReferenceTeacher().identity}
     return {"model": block.model, "url": block.url}
 
 

@@ -13,7 +13,7 @@ from lema_local.cli.progress import notice, progress_bar
 
 if TYPE_CHECKING:
     from lema_local.recipe import StudentBlock
-    from lema_local.records import Prediction, Question, ReasoningPath, Scores, Share
+    from lema_local.records import ArmComparison, ArmScore, Prediction, Question, ReasoningPath, Scores, Share
 
 
 @click.command()
@@ -121,23 +121,32 @@ def _predict(
 
 
 def describe_scores(scores: Scores) -> list[str]:
-    """Return scores and what may be concluded, in lines for a terminal."""
-    width = max((len(one.arm) for one in scores.arms), default=0)
+    """Return scores and what may be concluded, in lines for a terminal; the report says all of it."""
+    compared = {one.group.partition("=")[0] for one in scores.comparisons if one.group}
     lines = []
     for one in scores.arms:
-        lines.append(
-            f"{one.dataset}  {one.arm:{width}}  {_describe_share(one.share)}"
-            f"  no answer {one.no_answer}, truncated {one.truncated}"
-        )
+        lines.append(f"{one.dataset}, {one.arm}: {_describe_share(one.share)}{_describe_unanswered(one)}")
         for tag, groups in one.groups.items():
-            lines += [f"    {tag}={value:12} {_describe_share(share)}" for value, share in groups.items()]
-    if scores.comparisons:
-        lines.append("")
+            if tag in compared or not scores.comparisons:
+                lines += [f"  {tag}={value}: {_describe_share(share)}" for value, share in groups.items()]
     for comparison in scores.comparisons:
-        where = f", {comparison.group}" if comparison.group else ""
-        lines.append(f"{comparison.dataset}{where}: {comparison.sentence}")
+        lines += ["", _describe_comparison(comparison)]
     return lines
 
 
 def _describe_share(share: Share) -> str:
-    return f"{share.correct:5d} of {share.n:<5d} pass@1 {share.pass_at_1:6.1%} (95 % {share.low:.1%} to {share.high:.1%})"
+    return f"{share.correct} of {share.n}, pass@1 {share.pass_at_1:.1%} (95 % {share.low:.1%} to {share.high:.1%})"
+
+
+def _describe_unanswered(score: ArmScore) -> str:
+    counts = {"no answer": score.no_answer, "truncated": score.truncated, "undecided": score.undecided}
+    return "".join(f", {count} {name}" for name, count in counts.items() if count)
+
+
+def _describe_comparison(one: ArmComparison) -> str:
+    if one.group is None:
+        return f"{one.dataset}: {one.sentence}"
+    return (
+        f"{one.dataset}, {one.group}: {one.second} less {one.first} = {one.difference * 100:+.1f} points"
+        f" (95 % {one.low * 100:+.1f} to {one.high * 100:+.1f}; exact McNemar p = {one.p_value:.2g}, {one.n} questions)"
+    )

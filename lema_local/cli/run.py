@@ -99,11 +99,11 @@ def quickstart(
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def report(run_dir: Path) -> None:
     """Write report.html and report.md of RUN again, also where it has not finished."""
-    from lema_local.pipeline import REPORT_FOLDER
     from lema_local.runs import RunFolder
+    from lema_local.stage_runner import STAGES
     from lema_local.stages.report import read_run, write_report
 
-    out_dir = RunFolder(run_dir).stage(REPORT_FOLDER).path
+    out_dir = RunFolder(run_dir).stage(STAGES["report"]).path
     write_report(read_run(RunFolder(run_dir)), out_dir)
     click.echo(str(out_dir / "report.html"))
 
@@ -137,13 +137,12 @@ def run_recipe(
 def print_result(pipeline: Pipeline) -> None:
     """Print scores, what may be concluded, and where the report is."""
     from lema_local.cli.evaluate import describe_scores
-    from lema_local.pipeline import REPORT_FOLDER
 
     scores = pipeline.read_scores()
     if scores is None:
         click.echo(f"{pipeline.folder.path}: finished as far as asked for; the same command goes on")
         return
     click.echo("\n".join(describe_scores(scores)))
-    report_path = pipeline.folder.stage(REPORT_FOLDER).path / "report.html"
+    report_path = pipeline.runner.path("report", "report.html")
     if report_path.exists():
         click.echo(f"\nReport: {report_path}")

@@ -15,6 +15,7 @@ LAYERS = (
     {"errors"},
     {"records", "steps", "arithmetic", "jsonl", "shipped", "home", "quickstart"},
     {"runs", "resuming"},
+    {"stage_runner"},
     {"answers", "statistics"},
     {"corrections", "prompts", "datasets"},
     {"students", "teachers", "training"},
