@@ -7,6 +7,8 @@ A base is named by its GGUF file, by a folder, or by its name on the hub. A GGUF
 from __future__ import annotations
 
 import hashlib
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -141,7 +143,8 @@ def _write_model(facts: GgufFacts, folder: Path) -> str:
 
     dtype = {"F32": torch.float32, "BF16": torch.bfloat16}.get(facts.main_type, torch.float16)
     where = {"gguf_file": facts.path.name, "local_files_only": True}
-    with quiet_libraries():
+    # transformers shows a bar of its own here that none of its switches turns off.
+    with quiet_libraries(), contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             facts.path.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **where
         )
