@@ -22,9 +22,6 @@ from lema_local.teachers.budget import Budget, Reservation
 from lema_local.teachers.journal import Busy, Journal, StoredReply, Ticket, request_key
 from lema_local.teachers.throttle import Throttle
 
-_PATIENCE = 3.0
-"""A teacher gives a call up by itself after its time; one that has not after this many times that is ended from
-here. Not earlier: a time-out counts from the sending, and on a busy machine that may come late."""
 _LOOK_AGAIN_S = 0.2
 """How often the journal is looked at while another process asks the same request."""
 
@@ -56,7 +53,10 @@ class DeskSettings:
     concurrency: int = 8
     """Calls in flight at most; fewer while the provider says that it is too much."""
     timeout_s: float = 300.0
-    """Seconds for one call."""
+    """Seconds for one call, counted by the teacher from the sending."""
+    grace_s: float = 120.0
+    """Seconds more after which a call that the teacher has not ended is ended from here. Generous: on a busy
+    machine the first call is sent only after a minute of imports."""
     retries: int = 8
     """Further tries after a time-out, a broken connection, a 429 or a 5xx. With the waits below 8 take some
     two to four minutes, or as long as the server asks."""
@@ -297,7 +297,7 @@ class Scheduler:
         sent_at = time.monotonic()
         self.count.calls += 1
         try:
-            async with asyncio.timeout(_PATIENCE * self._settings.timeout_s):
+            async with asyncio.timeout(self._settings.timeout_s + self._settings.grace_s):
                 reply = await self._teacher.reply(replace(request, timeout_s=self._settings.timeout_s))
         except TimeoutError:
             err = CallFailed("the call did not end", may_have_cost=True)

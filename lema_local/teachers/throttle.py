@@ -2,6 +2,8 @@
 
 Additive increase, multiplicative decrease, as TCP does it: a 429 halves the number at most once per round trip,
 each reply gives back its share of one. A `Retry-After` stops all new calls for as long as the server asks.
+
+The first call goes alone: a wrong key or a wrong name is found out with one call and not with many.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ class Throttle:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.limit = float(most)
+        self.limit = 1.0
         """Calls in flight at present allowed; the whole part counts."""
+        self._was_answered = False
         self.in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._paused_until = 0.0
@@ -46,8 +49,10 @@ class Throttle:
         self._hand_out()
 
     def note_reply(self) -> None:
-        """A reply came: one more call in flight after a round of replies."""
-        self.limit = min(float(self.most), self.limit + 1.0 / self.limit)
+        """A reply came: all may go after the first one, then one more in flight after a round of replies."""
+        grown = self.limit + 1.0 / self.limit if self._was_answered else float(self.most)
+        self.limit = min(float(self.most), grown)
+        self._was_answered = True
         self._hand_out()
 
     def note_rate_limit(self, sent_at: float, retry_after_s: float | None) -> None:
