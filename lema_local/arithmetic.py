@@ -9,7 +9,7 @@ at. What is found are claims, "this expression equals that one", each with what 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -57,17 +57,43 @@ def strip_marks(text: str) -> str:
     return _MARK.sub("", text)
 
 
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A worked-out expression."""
+
+    value: Fraction
+    terms: tuple[Fraction, ...]
+    """As in `Claim`."""
+    factors: tuple[Fraction, ...]
+
+
 def evaluate(expression: str) -> Fraction:
     """Return the exact value of an arithmetic expression: numbers, `+ - * / ^`, brackets, `%`, `$`.
 
     Raises:
         NotArithmetic: If there is anything else in it, or nothing at all.
     """
+    return read_expression(expression).value
+
+
+def read_expression(expression: str, numbers: Mapping[str, Fraction] | None = None) -> Expression:
+    """Work out an expression, with other values for its numbers as they are written, if given.
+
+    Raises:
+        NotArithmetic: As `evaluate`.
+    """
     tokens = _tokenize(expression)
+    if numbers:
+        tokens = [token._replace(value=numbers.get(token.text, token.value)) for token in tokens]
     value, position = _Parser(tokens).parse(0)
     if position != len(tokens):
         raise NotArithmetic(f"{expression[:80]!r} is no plain arithmetic")
-    return value.value
+    return Expression(value.value, value.terms, value.factors)
+
+
+def list_numbers(expression: str) -> list[str]:
+    """Return the numbers of an expression as they are written, each once."""
+    return list(dict.fromkeys(token.text for token in _tokenize(expression) if token.kind == "number"))
 
 
 def find_claims(text: str) -> list[Claim]:

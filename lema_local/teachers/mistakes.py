@@ -1,9 +1,9 @@
 """Where a wrong solution first goes wrong, found from the gold rationale by arithmetic alone.
 
-A solution is read as moves: each computes a value from others. Its final answer is traced back through the moves it
-was made from until values are met that the gold rationale has too (or that are part of one of its sums or products).
-The earliest move on that trail which the gold rationale does not know, or whose arithmetic does not hold, is the
-fault. What is still needed from there on are the gold lines whose values the path has not reached.
+The solution and the gold rationale are read as moves (`tracing.py`). The answer that the solution states is traced
+back through the moves it was made from until moves are met that the gold rationale makes too, or that work out a
+part of one of its sums or products. The earliest move on that trail which the gold rationale does not make, or whose
+arithmetic does not hold, is the fault. What is still needed from there on are the gold lines that are not done.
 """
 
 from __future__ import annotations
@@ -18,8 +18,18 @@ from itertools import combinations
 from typing import Literal
 
 from lema_local.answers import extract_answer
-from lema_local.arithmetic import Claim, NotArithmetic, evaluate, find_claims, find_numbers, strip_marks
+from lema_local.arithmetic import Claim, find_claims, find_numbers, strip_marks
 from lema_local.steps import split_steps, states_answer
+from lema_local.teachers.tracing import (
+    WORDS,
+    Givens,
+    Move,
+    key,
+    keys,
+    read_content,
+    read_moves,
+    read_value,
+)
 
 FaultKind = Literal["arithmetic", "leaves_gold", "leaves_out", "stops_early", "goes_too_far", "misstates"]
 
@@ -34,8 +44,10 @@ class Fault:
     """arithmetic: a computation does not hold. leaves_gold: it computes what the gold rationale does not need.
     leaves_out: a computation that has to come first is missing. stops_early: what is found is right but not yet the
     answer. goes_too_far: the answer was known before. misstates: the answer stated is not the one found."""
-    claim: Claim | None
+    claim: Claim | None = None
     """The equation that is wrong; None where the step holds none."""
+    value: Fraction | None = None
+    """The wrong value that the step brings in."""
     needed: tuple[str, ...] = ()
     """The gold lines still needed, in an order that works, calculator marks removed; empty where all is known."""
     contrast: Claim | None = None
@@ -45,123 +57,148 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class _Move:
-    """One value that a solution computes, or introduces without a computation."""
-
-    step: int
-    value: Fraction
-    operands: tuple[Fraction, ...]
-    claim: Claim | None
-    words: str
-    """The step's words without its numbers."""
-
-    @property
-    def is_sound(self) -> bool:
-        return self.claim is None or self.claim.is_true
-
-
-@dataclass(frozen=True, slots=True)
 class _Part:
-    """Some terms of a gold sum or some factors of a gold product, worked out, and those that are left."""
+    """Some terms of a gold sum, or some factors of a gold product: the forms of those that are left."""
 
-    value: Fraction
     rest: frozenset[Fraction]
 
 
 _MAX_TERMS = 7
-_ALGEBRA = re.compile(r"(?<![\w'])(?:[b-hj-z]|[A-HJ-Z])(?![\w'.])|\d[a-fi-jn-z]\b")
+_TIMES = re.compile(r"[xX*](?= ?[$(.\d])")
+_ALGEBRA = re.compile(r"(?<![\w'])(?:[b-hj-z]|[B-HJ-Z])(?![\w'.])|\d[a-fi-jn-z]\b")
 
 
 class _Gold:
-    """The gold rationale: its lines, the values they compute, the parts of their sums and products."""
+    """The gold rationale: its lines, the moves they make, the parts of their sums and products."""
 
-    def __init__(self, rationale: str, answer: str) -> None:
+    def __init__(self, rationale: str, answer: str, givens: Givens) -> None:
         lines = [line for line in split_steps(rationale) if not states_answer(line)]
         self.lines = [strip_marks(line) for line in lines]
-        self.moves = list(_read_moves(lines, set()))
+        self.moves = read_moves(lines, givens)
         self.answer = read_value(answer)
-        self.has_algebra = any(_ALGEBRA.search(line) for line in self.lines)
+        self.has_algebra = any(_ALGEBRA.search(_TIMES.sub(" ", line)) for line in self.lines)
+
+    @cached_property
+    def mental(self) -> dict[Fraction, frozenset[Fraction]]:
+        """What each value means that the rationale computes, by its key."""
+        meanings: dict[Fraction, frozenset[Fraction]] = {}
+        for move in self.moves:
+            meanings[key(move.value)] = meanings.get(key(move.value), frozenset()) | move.forms
+        return meanings
 
     @cached_property
     def parts(self) -> dict[Fraction, list[_Part]]:
-        """What a solution may compute on another way to a line."""
-        sums = {_key(move.value): move.claim.terms for move in self.moves if move.claim}
-        products = {_key(move.value): move.claim.factors for move in self.moves if move.claim}
+        """By form, what a solution may compute on another way to a line."""
+        shifted = [move.shifted for move in self.moves if move.shifted]
+        sums = {expression.value: expression.terms for expression in shifted}
+        products = {expression.value: expression.factors for expression in shifted}
         parts: dict[Fraction, list[_Part]] = defaultdict(list)
-        for claim in (move.claim for move in self.moves if move.claim):
-            for part in (
-                *_combine(_expand(claim.terms, sums), is_sum=True),
-                *_combine(_expand(claim.factors, products), is_sum=False),
-            ):
-                parts[part.value].append(part)
+        for expression in shifted:
+            for form, part in _combine(_expand(expression.terms, sums), is_sum=True):
+                parts[form].append(part)
+            for form, part in _combine(_expand(expression.factors, products), is_sum=False):
+                parts[form].append(part)
+        for form in self._find_multiples():
+            parts[form].append(_Part(frozenset()))
         return parts
 
-    def match(self, moves: Sequence[_Move]) -> list[int | None]:
-        """Return for each move of a solution the line that it does the work of; each line is matched by value once.
+    def _find_multiples(self) -> Iterator[Fraction]:
+        """Yield lines and their numbers times a factor of the answer: ten jars' honey where gold prices one jar."""
+        last = next((move for move in reversed(self.moves) if move.shifted), None)
+        factors = last.shifted.factors if last and last.shifted and len(last.shifted.factors) > 1 else ()
+        for factor in factors:
+            for move in self.moves[:-1]:
+                yield from (
+                    factor * form for form in {*move.forms, *move.operand_forms} if form not in factors
+                )
 
-        A line that is done already is matched again only by the same numbers: a value may come about by chance.
+    def match(self, moves: Sequence[Move]) -> list[int | None]:
+        """Return for each move of a solution the gold line that it does the work of.
+
+        A move without a computation does a line's work once, where it states its value.
         """
         done: set[int] = set()
-        strange: set[Fraction] = set()
-        matched: list[int | None] = []
-        for move in moves:
-            line = self._match_one(move, done, strange) if move.is_sound else None
-            matched.append(line)
-            if line is not None:
-                done.add(line)
-            elif _key(move.value) not in self.parts:
-                strange.add(_key(move.value))
-        return matched
+        return [self._match_one(move, done) for move in moves]
 
-    def _match_one(self, move: _Move, done: set[int], strange: set[Fraction]) -> int | None:
-        same = [gold for gold in self.moves if _key(gold.value) == _key(move.value)]
+    def _match_one(self, move: Move, done: set[int]) -> int | None:
         # A step in the very words of another line is that line gone wrong, whatever it comes to.
         told = (
-            {gold.step for gold in self.moves if gold.words == move.words}
-            if move.words.count(" ") > 1
+            {gold.step for gold in self.moves if gold.plain == move.plain}
+            if move.plain.count(" ") > 1
             else set()
         )
-        same = [gold for gold in same if not told or gold.step in told]
-        same_numbers = [gold.step for gold in same if _keys(gold.operands) == _keys(move.operands)]
-        fresh = [
-            gold.step for gold in same if gold.step not in done and not _is_by_chance(move, gold, strange)
-        ]
-        return next(iter([*same_numbers, *fresh]), None)
+        for gold in self.moves:
+            is_other = told and gold.step not in told
+            if gold.forms & move.forms and not is_other:
+                done.add(gold.step)
+                return gold.step
+        for gold in self.moves:
+            is_traced = gold.forms and move.forms and not gold.has_own_numbers
+            if (
+                key(gold.value) == key(move.value)
+                and gold.step not in done
+                and not is_traced
+                and not told - {gold.step}
+            ):
+                done.add(gold.step)
+                return gold.step
+        return None
 
-    def contradicts(self, move: _Move) -> bool:
-        """Whether a move says a line's very words and comes to what neither that line nor a part of one does."""
-        told = {
-            _key(gold.value) for gold in self.moves if gold.words == move.words and move.words.count(" ") > 1
-        }
-        return bool(told) and _key(move.value) not in told and _key(move.value) not in self.parts
+    def contradicts(self, move: Move) -> bool:
+        """Whether a move says a line's very words and does neither that line's work nor a part of one."""
+        told = [gold for gold in self.moves if gold.plain == move.plain and move.plain.count(" ") > 1]
+        if any(keys(gold.operands) == keys(move.operands) for gold in told):
+            return True
+        return bool(told) and not any(form in self.parts for form in move.forms)
+
+    def is_near_miss(self, move: Move, text: str, done: set[int]) -> bool:
+        """Whether a move is an undone line but for one number: a part of a sum by chance, a mistake in earnest."""
+        for gold in self.moves:
+            if (
+                move.claim
+                and gold.claim
+                and gold.step not in done
+                and move.claim.operators == gold.claim.operators
+            ):
+                differing = keys(move.operands) ^ keys(gold.operands)
+                shared = read_content(text) & read_content(self.lines[gold.step])
+                if len(differing) == 2 and len(shared) > 1 and keys(move.operands) & keys(gold.operands):
+                    return True
+        return False
 
     def find_needed(self, done: set[int]) -> list[int]:
         """Return the lines needed for the answer when some are done, in order."""
-        last = len(self.lines) - 1
-        reached = [
-            move.step
-            for move in self.moves
-            if self.answer is not None and _key(move.value) == _key(self.answer)
-        ]
-        goal = reached[-1] if reached else last
         if self.has_algebra or not self.moves:
-            return [index for index in range(len(self.lines)) if index not in done]
+            return list(range(len(self.lines)))
         needed: set[int] = set()
-        open_lines = [goal] if goal not in done else []
+        open_lines = [self.goal] if self.goal not in done else []
         while open_lines:
             line = open_lines.pop()
             needed.add(line)
             open_lines += [i for i in self.find_sources(line) if i not in done and i not in needed]
-        if not reached and needed:
-            needed |= set(range(min(needed), last + 1)) - done
+        if needed and not self._answers:
+            needed |= set(range(min(needed), len(self.lines))) - done
         return sorted(needed)
+
+    @cached_property
+    def _answers(self) -> list[Move]:
+        return [
+            move for move in self.moves if self.answer is not None and key(move.value) == key(self.answer)
+        ]
+
+    @property
+    def goal(self) -> int:
+        """The line that computes the answer; the last one where none does."""
+        return self._answers[-1].step if self._answers else len(self.lines) - 1
+
+    def is_answer_form(self, move: Move) -> bool:
+        """Whether a move computes the same function of the problem as the gold answer."""
+        return bool(self._answers and self._answers[-1].forms & move.forms)
 
     def find_sources(self, line: int) -> Iterator[int]:
         """Yield the lines whose values a line uses."""
-        for operand in _keys(
-            [operand for move in self.moves if move.step == line for operand in move.operands]
-        ):
-            sources = [move.step for move in self.moves if move.step < line and _key(move.value) == operand]
+        for operand in keys(operand for move in self.moves if move.step == line for operand in move.operands):
+            sources = [move.step for move in self.moves if move.step < line and key(move.value) == operand]
             yield from sources[-1:]
 
     def find_claim(self, line: int) -> Claim | None:
@@ -172,13 +209,15 @@ class _Gold:
 class _Trace:
     """A solution read against the gold rationale."""
 
-    def __init__(self, question: str, gold: _Gold, steps: Sequence[str]) -> None:
+    def __init__(self, question: str, rationale: str, answer: str, steps: Sequence[str]) -> None:
+        givens = Givens(question)
         self.question = question
-        self.gold = gold
+        self.givens = givens.numbers
+        self.gold = _Gold(rationale, answer, givens)
         self.steps = steps
-        self.givens = _read_givens(question)
-        self.moves = list(_read_moves(steps, self.givens))
-        self.lines = gold.match(self.moves)
+        self.moves = read_moves(steps, givens, self.gold.mental)
+        self.lines = self.gold.match(self.moves)
+        self.makers = [self._find_makers(index) for index in range(len(self.moves))]
         self.stated = _read_stated(steps)
 
     @property
@@ -188,62 +227,69 @@ class _Trace:
 
     def is_right(self) -> bool:
         """Whether the answer that the solution states is the gold answer."""
-        return None not in (self.stated, self.gold.answer) and self._is_answer(self.stated)
+        answer = self.gold.answer
+        return self.stated is not None and answer is not None and key(self.stated) == key(answer)
 
-    def is_only_slip(self, slip: int) -> bool:
-        """Whether the solution reaches the gold answer once the slip is mended and all behind it worked out again."""
-        claim = self.moves[slip].claim
-        if self.stated is None or claim is None:
-            return False
-        mended = {_key(claim.stated): claim.value}
-        for move in self.moves[slip + 1 :]:
-            if move.claim and (value := _work_out(move.claim.left, mended)) is not None:
-                mended[_key(move.value)] = value
-        return self._is_answer(mended.get(_key(self.stated), self.stated))
-
-    def _is_answer(self, value: Fraction | None) -> bool:
-        return value is not None and self.gold.answer is not None and _key(value) == _key(self.gold.answer)
+    def is_only_slips(self) -> bool:
+        """Whether the solution computes the same function of the problem as the gold answer: only slips are wrong."""
+        final = self._find_final()
+        return final is not None and self.gold.is_answer_form(self.moves[final])
 
     def find_deviation(self) -> int | None:
-        """Return the earliest move on the trail to the stated answer that the gold rationale does not know."""
+        """Return the earliest move on the trail to the stated answer that the gold rationale does not make."""
         final = self._find_final()
+        open_moves: list[tuple[int, int | None]] = [(final, None)] if final is not None else []
         if final is None:
-            return next(
-                (i for i, line in enumerate(self.lines) if line is None and not self._is_part(i, None)), None
-            )
+            open_moves = [(index, None) for index in range(len(self.moves))]
         trail: set[int] = set()
-        open_moves: list[tuple[int, int | None]] = [(final, None)]
         while open_moves:
             index, user = open_moves.pop()
-            is_known = self.lines[index] is not None or (user is not None and self._is_part(index, user))
-            if index not in trail and not is_known:
+            if (
+                index not in trail
+                and self.lines[index] is None
+                and not (user is not None and self._is_part(index, user))
+            ):
                 trail.add(index)
-                open_moves += [(maker, index) for maker in self._find_makers(index)]
-        contradicting = (index for index, move in enumerate(self.moves) if self.gold.contradicts(move))
+                open_moves += [(maker, index) for maker in self.makers[index]]
+        contradicting = (
+            index
+            for index, move in enumerate(self.moves)
+            if self.gold.contradicts(move) and self.lines[index] is None
+        )
         return min([*trail, *contradicting], default=None)
+
+    def find_overshoot(self) -> int | None:
+        """Return the first move behind the gold answer, where the stated answer comes from behind it."""
+        final = self._find_final()
+        reached = [
+            i for i, line in enumerate(self.lines) if line == self.gold.goal and self.moves[i].is_sound
+        ]
+        return reached[0] + 1 if reached and final is not None and final > reached[0] else None
 
     def _find_final(self) -> int | None:
         same = [
             i
-            for i, m in enumerate(self.moves)
-            if self.stated is not None and _key(m.value) == _key(self.stated)
+            for i, move in enumerate(self.moves)
+            if self.stated is not None and key(move.value) == key(self.stated)
         ]
         return same[-1] if same else None
 
-    def _is_part(self, index: int, user: int | None) -> bool:
+    def _is_part(self, index: int, user: int) -> bool:
         """Whether a move works out a part of a gold line and the move that uses it goes on with the rest of it."""
         move = self.moves[index]
-        parts = self.gold.parts.get(_key(move.value), []) if move.is_sound else []
-        if user is None:
-            return bool(parts)
-        used = _keys(self.moves[user].operands)
-        return any(not part.rest or part.rest & used for part in parts)
+        if any(index in self.makers[i] for i, line in enumerate(self.lines) if line is not None):
+            return True  # the gold rationale's own value was made from it
+        done = {line for i, line in enumerate(self.lines) if line is not None and i < index}
+        if self.gold.is_near_miss(move, self.steps[move.step], done):
+            return False
+        parts = [part for form in move.forms for part in self.gold.parts.get(form, [])]
+        return any(not part.rest or part.rest & self.moves[user].operand_forms for part in parts)
 
     def _find_makers(self, index: int) -> list[int]:
         """Return the moves that a move's operands come from; a number of the question comes from there."""
         makers = []
-        for operand in _keys(self.moves[index].operands):
-            maker = next((i for i in reversed(range(index)) if _key(self.moves[i].value) == operand), None)
+        for operand in keys(self.moves[index].operands):
+            maker = next((i for i in reversed(range(index)) if key(self.moves[i].value) == operand), None)
             if maker is not None and (operand not in self.givens or maker == index - 1):
                 makers.append(maker)
         return makers
@@ -255,35 +301,25 @@ class _Trace:
         needed = self._find_needed(step)
         if not needed and kind == "leaves_gold":
             kind = "goes_too_far"
-        fault = Fault(step + 1, kind, wrong.claim)
-        return self._contrast(fault, needed)
+        return self._contrast(Fault(step + 1, kind, wrong.claim, wrong.value), needed, self.steps[wrong.step])
 
     def describe_statement(self) -> Fault:
         """All that was computed is right: the answer is stated too early, or is another than was found."""
-        step = len(self.steps) - 1
+        step = max(len(self.steps) - 1, 0)
         needed = self._find_needed(step)
-        return self._contrast(Fault(step + 1, "stops_early" if needed else "misstates", None), needed)
+        return self._contrast(Fault(step + 1, "stops_early" if needed else "misstates"), needed, "")
 
     def _find_needed(self, step: int) -> list[int]:
-        done = {
-            line
-            for move, line in zip(self.moves, self.lines, strict=True)
-            if line is not None and move.step < step
-        }
+        pairs = zip(self.moves, self.lines, strict=True)
+        done = {line for move, line in pairs if line is not None and move.step < step and move.is_sound}
         return self.gold.find_needed(done)
 
-    def _contrast(self, fault: Fault, needed: Sequence[int]) -> Fault:
+    def _contrast(self, fault: Fault, needed: Sequence[int], text: str) -> Fault:
         """Add the gold equation that belongs in the place of the wrong one, and let what it rests on come first."""
         lines = [line for line in needed if self.gold.find_claim(line)]
-        if not lines:
+        if not lines or self.gold.has_algebra:
             return replace(fault, needed=tuple(self.gold.lines[line] for line in needed))
-        line = lines[0]
-        if fault.claim and fault.kind != "arithmetic":
-            mine = _keys(fault.claim.operands)
-            shared = {
-                i: len(mine & _keys(claim.operands)) for i in lines if (claim := self.gold.find_claim(i))
-            }
-            line = line if shared[line] else max(lines, key=lambda i: shared[i])
+        line = lines[0] if fault.kind == "arithmetic" or not text else self._find_nearest(fault, lines, text)
         first = self._find_below(line, needed)
         order = [*first, *(i for i in needed if i not in first)]
         contrast = self.gold.find_claim(line)
@@ -291,6 +327,18 @@ class _Trace:
             fault = replace(fault, kind="leaves_out")
         texts = tuple(self.gold.lines[i] for i in order)
         return replace(fault, needed=texts, contrast=contrast, contrast_line=self.gold.lines[line])
+
+    def _find_nearest(self, fault: Fault, lines: Sequence[int], text: str) -> int:
+        """Return the needed line most like the wrong step; the first one where it is like none or like that as well."""
+        mine = keys(fault.claim.operands if fault.claim else find_numbers(text))
+        words = read_content(text)
+        scores = {
+            line: len(mine & keys(claim.operands)) + len(words & read_content(self.gold.lines[line])) / 3
+            for line in lines
+            if (claim := self.gold.find_claim(line))
+        }
+        best = max(lines, key=lambda line: scores[line])
+        return lines[0] if scores[best] <= scores[lines[0]] + 0.5 else best
 
     def _find_below(self, line: int, needed: Sequence[int]) -> list[int]:
         below, open_lines = {line}, [line]
@@ -304,19 +352,19 @@ class _Trace:
         """Whether a later gold line does what the wrong equation does, with the result of `contrast` in it."""
         for later in (self.gold.find_claim(line) for line in lines):
             if wrong and contrast and later and later is not contrast and wrong.operators == later.operators:
-                missing = _keys(later.operands) - _keys(wrong.operands)
-                if missing == {_key(contrast.stated)} and _keys(wrong.operands) & _keys(contrast.operands):
+                missing = keys(later.operands) - keys(wrong.operands)
+                if missing == {key(contrast.stated)} and keys(wrong.operands) & keys(contrast.operands):
                     return True
         return False
 
-    def _blame(self, wrong: _Move) -> int:
+    def _blame(self, wrong: Move) -> int:
         """Return the step to name: an earlier one that brought a wrong number in by saying `4 pizzas` of 5."""
-        known = _pair_nouns([self.question, *self.gold.lines])
+        known = _pair_nouns([self.question, *self.gold.lines], reach=3)
         for step in range(wrong.step):
             if find_claims(self.steps[step]):
                 continue
-            for noun, numbers in _pair_nouns([self.steps[step]]).items():
-                if known.get(noun) and numbers & _keys(wrong.operands) and not numbers & known[noun]:
+            for noun, numbers in _pair_nouns([self.steps[step]], reach=1).items():
+                if known.get(noun) and numbers & keys(wrong.operands) and not numbers & known[noun]:
                     return step
         return wrong.step
 
@@ -333,73 +381,23 @@ def find_fault(
         steps: The solution's steps; the last one states its answer.
     """
     if not gold_rationale:
-        slips = (move for move in _read_moves(steps, set()) if not move.is_sound)
-        return next((Fault(move.step + 1, "arithmetic", move.claim) for move in slips), None)
-    trace = _Trace(question, _Gold(gold_rationale, gold_answer), steps)
+        slips = (
+            (index, claim)
+            for index, step in enumerate(steps)
+            for claim in find_claims(step)
+            if not claim.is_true
+        )
+        return next((Fault(index + 1, "arithmetic", claim, claim.stated) for index, claim in slips), None)
+    trace = _Trace(question, gold_rationale, gold_answer, steps)
     slip = trace.slip
-    if slip is not None and (trace.is_right() or trace.is_only_slip(slip)):
+    if slip is not None and (trace.is_right() or trace.is_only_slips()):
         return trace.describe(slip, "arithmetic")
     if trace.is_right():
         return None
-    left = trace.find_deviation()
+    left = trace.find_overshoot() or trace.find_deviation()
     if slip is not None and (left is None or trace.moves[slip].step <= trace.moves[left].step):
         return trace.describe(slip, "arithmetic")
     return trace.describe_statement() if left is None else trace.describe(left, "leaves_gold")
-
-
-# --- reading ------------------------------------------------------------------------------------------------
-
-_WORDS = {
-    "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
-    "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "twenty": "20", "thirty": "30", "forty": "40",
-    "fifty": "50", "sixty": "60", "hundred": "100", "thousand": "1000", "half": "1/2", "twice": "2", "double": "2",
-    "doubles": "2", "doubled": "2", "thrice": "3", "triple": "3", "quarter": "1/4", "third": "1/3", "dozen": "12",
-    "couple": "2", "pair": "2", "pairs": "2", "both": "2",
-}  # fmt: skip
-_COUNTED = re.compile(r"(\d[\d,]*(?:\.\d+)?|[a-z]+) (?:more |other |of (?:his|her|the|their) )?([a-z]{3,})")
-
-
-def read_value(answer: str) -> Fraction | None:
-    """Return the number that an answer is; None where it is none."""
-    numbers = find_numbers(answer)
-    if len(numbers) != 1:
-        return None
-    return -numbers[0] if answer.strip().lstrip("$ ").startswith("-") else numbers[0]
-
-
-def read_words(text: str) -> list[Fraction]:
-    """Return the numbers that are written as words: `twice`, `three`, `a dozen`."""
-    return [Fraction(_WORDS[word]) for word in re.findall(r"[a-z]+", text.lower()) if word in _WORDS]
-
-
-def _read_givens(question: str) -> set[Fraction]:
-    return {_key(number) for number in [*find_numbers(question), *read_words(question)]}
-
-
-def _read_moves(steps: Sequence[str], givens: set[Fraction]) -> Iterator[_Move]:
-    """Yield the moves of a solution. A step without an equation introduces the last number that is new in it."""
-    known = set(givens)
-    for index, step in enumerate(steps):
-        claims = [] if states_answer(step) else find_claims(step)
-        for claim in claims:
-            known |= {_key(claim.stated), *map(_key, claim.operands)}
-            yield _Move(index, claim.stated, claim.operands, claim, _read_plain(step))
-        fresh = [n for n in find_numbers(step) if _key(n) not in known] if not claims else []
-        if fresh and not states_answer(step):
-            known |= set(map(_key, fresh))
-            operands = tuple(number for number in find_numbers(step) if number not in fresh)
-            yield _Move(index, fresh[-1], operands, None, _read_plain(step))
-
-
-def _read_plain(step: str) -> str:
-    return " ".join(re.findall(r"[^\W\d_]+", strip_marks(step).lower()))
-
-
-def _is_by_chance(move: _Move, gold: _Move, strange: set[Fraction]) -> bool:
-    """Whether a move that goes on from a wrong value comes to a gold value by another kind of computation."""
-    if move.claim is None or gold.claim is None or move.claim.operators == gold.claim.operators:
-        return False
-    return bool(_keys(move.operands) & strange)
 
 
 def _read_stated(steps: Sequence[str]) -> Fraction | None:
@@ -407,24 +405,25 @@ def _read_stated(steps: Sequence[str]) -> Fraction | None:
     return read_value(answer) if answer else None
 
 
-def _key(value: Fraction) -> Fraction:
-    """Return a value in the precision in which people write it, without its sign: 8/3 and 2.67 are one."""
-    value = abs(value)
-    return value if value.denominator == 1 else round(value, 2 if value >= 1 else 3)
+def _pair_nouns(texts: Iterable[str], reach: int) -> dict[str, set[Fraction]]:
+    """Return what is counted with the numbers that it is counted by: {"pizza": {5}}.
 
-
-def _keys(values: Iterable[Fraction]) -> frozenset[Fraction]:
-    return frozenset(map(_key, values))
-
-
-def _pair_nouns(texts: Iterable[str]) -> dict[str, set[Fraction]]:
-    """Return what is counted with the numbers that it is counted by: {"pizza": {5}}."""
+    Args:
+        texts: What to read.
+        reach: How many words behind a number may be what it counts.
+    """
     pairs: dict[str, set[Fraction]] = defaultdict(set)
     for text in texts:
-        for number, noun in _COUNTED.findall(strip_marks(text).lower()):
-            written = _WORDS.get(number, number).replace(",", "")
-            if written[0].isdigit():
-                pairs[noun.rstrip("s")].add(_key(Fraction(written)))
+        words = re.findall(r"\d[\d,]*(?:\.\d+)?|[a-z]+|[^\w\s]", strip_marks(text).lower())
+        for position, word in enumerate(words):
+            written = WORDS.get(word, word).replace(",", "").rstrip(".")
+            if not re.fullmatch(r"\d+(?:\.\d+)?", written):
+                continue
+            for noun in words[position + 1 : position + 1 + reach]:
+                if not noun[0].isalnum():
+                    break
+                if len(noun) > 2 and noun.isalpha():
+                    pairs[noun.rstrip("s")].add(key(Fraction(written)))
     return pairs
 
 
@@ -432,31 +431,24 @@ def _expand(parts: Sequence[Fraction], inner: dict[Fraction, tuple[Fraction, ...
     """Put a line's own terms in the place of each term that it computed: 60-40 with 40=15+25 is 60-15-25."""
     expanded: list[Fraction] = []
     for part in parts:
-        below = inner.get(_key(part), (part,))
-        sign = -1 if part < 0 and sum(below) > 0 else 1
-        expanded += [sign * term for term in below] if len(below) > 1 else [part]
+        if part not in inner and -part in inner:
+            expanded += [-term for term in inner[-part]]
+        else:
+            expanded += inner.get(part, (part,))
     return expanded if len(expanded) <= _MAX_TERMS else list(parts)
 
 
-def _combine(terms: Sequence[Fraction], *, is_sum: bool) -> Iterator[_Part]:
+def _combine(terms: Sequence[Fraction], *, is_sum: bool) -> Iterator[tuple[Fraction, _Part]]:
+    """Yield what some of the terms or factors come to, with and without the sign, and which are left."""
     for size in range(2, len(terms)) if len(terms) <= _MAX_TERMS else ():
         for chosen in combinations(range(len(terms)), size):
             total = Fraction(0) if is_sum else Fraction(1)
             for index in chosen:
                 total = total + terms[index] if is_sum else total * terms[index]
             rest = [term for index, term in enumerate(terms) if index not in chosen]
-            # A divisor stands in the text as itself: 60/4 has the factors 60 and 1/4.
-            yield _Part(_key(total), _keys([*rest, *(1 / term for term in rest if term and not is_sum)]))
-
-
-def _work_out(expression: str, mended: dict[Fraction, Fraction]) -> Fraction | None:
-    """Return what an expression comes to with some of its numbers mended."""
-
-    def mend(match: re.Match[str]) -> str:
-        value = mended.get(_key(Fraction(match.group().replace(",", ""))))
-        return match.group() if value is None else f"({value})"
-
-    try:
-        return evaluate(re.sub(r"\d[\d,]*(?:\.\d+)?|\.\d+", mend, expression))
-    except NotArithmetic:
-        return None
+            # A number is met as it stands in the text: 60-4 has the term -4, 60/4 the factor 1/4.
+            other = [-term for term in rest] if is_sum else [1 / term for term in rest if term]
+            part = _Part(frozenset([*rest, *other]))
+            yield total, part
+            if is_sum:
+                yield -total, part

@@ -20,7 +20,8 @@ from lema_local.records import Question
 from lema_local.steps import state_answer
 from lema_local.students.base import Message
 from lema_local.teachers.base import RawReply, TeacherRequest
-from lema_local.teachers.mistakes import Fault, find_fault, read_words
+from lema_local.teachers.mistakes import Fault, find_fault
+from lema_local.teachers.tracing import read_content, read_words
 
 _VERSION = "1"
 """Raised when a reply to the same request would change: it is part of the journal's key."""
@@ -108,14 +109,19 @@ def explain_fault(question: str, gold_answer: str, steps: Sequence[str], fault: 
     if fault.kind == "misstates":
         return f"The steps before lead to {gold_answer}, and this step states another answer."
     if contrast is None:
-        return f"This does not follow from the problem. {_close(fault.needed[0]) if fault.needed else ''}".strip()
+        equation = next((line for line in fault.needed if "=" in line), "")
+        return f"This does not follow from the problem. {_close(equation) if equation else ''}".strip()
     reason = _find_reason(question, steps, fault)
     if fault.kind == "stops_early":
         return f"The answer is not reached yet, {contrast.left} is still missing: {reason}"
     if fault.kind == "leaves_out":
         return f"It leaves out {contrast.left}: {reason}"
-    wrong = claim.left if claim is not None and claim.operators else "this"
+    wrong = claim.left if claim is not None and claim.operators else _say_value(fault)
     return f"It is {contrast.left}, not {wrong}: {reason}"
+
+
+def _say_value(fault: Fault) -> str:
+    return "this" if fault.value is None else format_number(fault.value)
 
 
 def _explain_arithmetic(claim: Claim) -> str:
@@ -132,7 +138,7 @@ def _find_reason(question: str, steps: Sequence[str], fault: Fault) -> str:
     assert fault.contrast is not None
     used = set(fault.claim.operands) if fault.claim else set()
     wanted = {number for number in fault.contrast.operands if number not in used}
-    words = _read_content(fault.contrast_line)
+    words = read_content(fault.contrast_line)
     told = _split_sentences(question)
     found = [
         step for step in steps[: fault.step - 1] if wanted & {claim.stated for claim in find_claims(step)}
@@ -147,27 +153,21 @@ def _find_reason(question: str, steps: Sequence[str], fault: Fault) -> str:
 
 _ENOUGH = 2.0
 """One number that the right computation brings in, or two of its telling words."""
-_COMMON = frozenset({
-    "after", "also", "been", "before", "each", "finally", "first", "from", "gets", "have", "into", "makes", "many",
-    "means", "more", "much", "needs", "next", "takes", "than", "that", "their", "them", "then", "there", "they", "this",
-    "total", "were", "what", "when", "which", "will", "with",
-})  # fmt: skip
 
 
 def _score(sentence: str, wanted: set[Fraction], words: set[str]) -> float:
     found = {*find_numbers(sentence), *read_words(sentence)}
     numbers = sum(number in found or number * 100 in found for number in wanted)
-    shared = len(words & _read_content(sentence))
+    shared = len(words & read_content(sentence))
     return 2.0 * numbers + shared / 4 if wanted else float(shared)
 
 
-def _read_content(text: str) -> set[str]:
-    """Return the stems of a text's telling words."""
-    return {word[:5] for word in re.findall(r"[a-z]{4,}", text.lower()) if word not in _COMMON}
-
-
 def _split_sentences(text: str) -> list[str]:
-    return [sentence.strip() for sentence in re.split(r"(?<=[.!?])\s+", text) if sentence.strip()]
+    return [
+        sentence.strip()
+        for sentence in re.split(r"(?:(?<=[.!?])|(?<=[.!?][\"”')]))\s+", text)
+        if sentence.strip()
+    ]
 
 
 def _close(line: str) -> str:
