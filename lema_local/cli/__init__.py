@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 from typing import Any
 
@@ -78,7 +79,7 @@ class LemaGroup(click.Group):
                 click.echo(f"Try: {err.hint}", err=True)
             ctx.exit(err.exit_code)
         except KeyboardInterrupt:
-            again = " ".join(["lema", *sys.argv[1:]])
+            again = shlex.join(["lema", *sys.argv[1:]])
             click.echo(f"\nInterrupted; what was written is kept. To go on: {again}", err=True)
             ctx.exit(130)
 

@@ -121,6 +121,8 @@ def run_recipe(
 ) -> None:
     """Load the recipe, run it, print the result."""
     from lema_local.cli.progress import notice, progress_bar
+    from lema_local.cli.resuming import same_command
+    from lema_local.errors import BudgetReached
     from lema_local.pipeline import Pipeline
     from lema_local.recipe import load_recipe
     from lema_local.runs import RunFolder
@@ -130,7 +132,13 @@ def run_recipe(
     pipeline = Pipeline(
         recipe, folder, show=progress_bar, tell=notice, reuse=RunFolder(reuse) if reuse else None
     )
-    pipeline.run(until)
+    try:
+        pipeline.run(until)
+    except BudgetReached as err:
+        block = recipe.teacher
+        larger = {"max_usd": 2 * block.max_usd} if block.max_usd else {}
+        hint = same_command(**larger) if block.max_calls is None else "raise teacher.max_calls, then the same command"
+        raise BudgetReached(f"{err}; everything is kept in {folder.path}", hint=hint) from err
     print_result(pipeline)
 
 

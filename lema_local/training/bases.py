@@ -6,8 +6,8 @@ A base is named by its GGUF file, by a folder, or by its name on the hub. A GGUF
 
 from __future__ import annotations
 
-import hashlib
 import contextlib
+import hashlib
 import io
 import json
 import re
