@@ -49,7 +49,7 @@ def lema(
         text=True,
         timeout=500,
         check=False,
-        preexec_fn=before,  # noqa: PLW1509 - a resource limit of a child that is about to exec
+        preexec_fn=before,
     )
 
 

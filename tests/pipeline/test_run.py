@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-
-from lema_local.records import Scores
 from command import lema, start, tiny
 from fake_teacher import FakeTeacher
+
+from lema_local.records import Scores
 
 MADE_BEFORE_TRAINING = (
     "0_questions/train.jsonl",
