@@ -1,10 +1,9 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
 from answer_cases import CASES
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lema_local.answers import compare_answers, vote_key
@@ -84,6 +83,7 @@ def test_equal_choices_all_count() -> None:
     assert compare_answers("A", "C", choices=["fly", "walk", "fly"]).is_equal is True
 
 
+@settings(deadline=None)
 @given(st.fractions(max_denominator=10**6))
 def test_a_fraction_equals_itself_in_any_dress(value) -> None:  # type: ignore[no-untyped-def]
     gold = f"{value.numerator}/{value.denominator}"
@@ -93,11 +93,13 @@ def test_a_fraction_equals_itself_in_any_dress(value) -> None:  # type: ignore[n
     assert compare_answers(latex, f"\\({gold}\\)").is_equal is True
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))
 def test_integers_are_equal_exactly_when_they_are(one: int, other: int) -> None:
     assert compare_answers(str(one), f"{other:,}").is_equal is (one == other)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_no_text_breaks_the_parser_of_numbers(text: str) -> None:
     number = parse_number(text)
@@ -112,13 +114,8 @@ def test_equal_answers_share_a_vote() -> None:
     assert vote_key("10") != vote_key("11")
 
 
-def test_the_public_pairs_are_judged_as_labelled() -> None:
-    folder = os.environ.get("LEMA_DATA")
-    if not folder:
-        pytest.skip("LEMA_DATA is not set")
-    pairs = map(
-        json.loads, (Path(folder) / "equivalence/pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+def test_the_public_pairs_are_judged_as_labelled(lema_data: Path) -> None:
+    pairs = map(json.loads, (lema_data / "equivalence/pairs.jsonl").read_text(encoding="utf-8").splitlines())
 
     wrong = [
         pair["id"]
