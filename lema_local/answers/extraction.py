@@ -52,7 +52,7 @@ class Claim:
 # Runs of blanks are bounded: two unbounded ones side by side take quadratic time on a megabyte of spaces.
 _CLAIM = re.compile(
     r"""
-      (?P<hash>\#\#\#\#)
+      (?P<hash>(?<!\#)\#\#\#\#(?!\#))
     | \\f?box(?:ed)?\s{0,3}(?P<box>\{)
     | \\boxed\s{1,3}(?P<bare>[\w./-]{1,40})
     | \banswers?(?:\s{1,3}(?:to|for|of)\s{1,3}(?:this|the|our|your)\s[^\n.:]{1,80}?)?
@@ -96,7 +96,7 @@ def find_claim(text: str, *, choices: Sequence[str] | None = None) -> Claim | No
         claim = _read_boxes(text, match, matches) if match["box"] else _read_claim(text, match)
         if claim is None:
             continue
-        if match["box"] or match["hash"] or not claim.answer or _is_maths(claim.answer):
+        if match["box"] or not claim.answer or _is_maths(claim.answer):
             return _name_choice(claim, text, choices)
         if choices is not None and _names_choice(claim.answer, choices):
             return _name_choice(claim, text, choices)
@@ -158,10 +158,7 @@ def _clean(raw: str) -> str:
 
 def _read_line(text: str, start: int) -> Claim | None:
     newline = text.find("\n", start)
-    line = _clean(text[start : newline if newline >= 0 else len(text)])
-    if not line and newline >= 0:
-        return None
-    return Claim(_trim_prose(line), newline >= 0)
+    return _accept(text[start : newline if newline >= 0 else len(text)], is_finished=newline >= 0)
 
 
 _DISPLAY = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
@@ -209,12 +206,14 @@ def _read_sentence_before(text: str, end: int) -> Claim | None:
 
 _NO_ANSWER = re.compile(
     r"(?:let|let's|we|i|to|first|as|not|that|wrong|correct|incorrect|right|in|given|found|obtained|shown|below|"
-    r"above|unclear|unknown|based|calculated|determined|explained|step|also|still|therefore|it|this|what|how)\b",
+    r"above|unclear|unknown|based|calculated|determined|explained|considered|step|part|case|also|still|therefore|it|this|what|how)\b",
     re.IGNORECASE,
 )
 _MATHS = re.compile(r"[\d\\^=+]")
 _MEANS_SOMETHING = re.compile(r"\w")
-MAX_WORDS = 8
+_LONG_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+MAX_WORDS = 6
+"""Words of three letters or more in an answer; with more of them it is a sentence about something else."""
 
 
 def _is_maths(answer: str) -> bool:
@@ -231,7 +230,7 @@ def _accept(raw: str, *, is_finished: bool) -> Claim | None:
         return None if is_finished else Claim("", is_finished=False)
     if not _MEANS_SOMETHING.search(answer) or _NO_ANSWER.match(answer):
         return None
-    if not _MATHS.search(answer) and len(answer.split()) > MAX_WORDS:
+    if len(_LONG_WORD.findall(answer[:WINDOW])) > MAX_WORDS:
         return None
     return Claim(answer, is_finished)
 
