@@ -51,6 +51,8 @@ class Scheduler:
         self._stale: list[int] = []
         """Free slots whose memory is not empty yet."""
         self._running: list[int] = []
+        self._stepped: list[int] = []
+        """Of the running slots, those that are in the last batch."""
         self._filling: list[Job] = []
         self._completed: list[Job] = []
         self._next = np.zeros(slots, np.int32)
@@ -202,7 +204,11 @@ class Scheduler:
 
     def _compose(self) -> int:
         """Fill the batch arrays; return the number of tokens."""
-        decoder, running = self._decoder, self._running
+        decoder = self._decoder
+        # With one stream each llama.cpp splits a batch wherever sequences differ in length or ids jump: there
+        # the prompts go first, alone, and what decodes stays one piece.
+        is_apart = bool(self._filling) and not decoder.layout.is_unified
+        running = self._stepped = [] if is_apart else self._running
         count = len(running)
         decoder.token[:count] = self._next[running]
         decoder.position[:count] = self._position[running]
@@ -210,8 +216,6 @@ class Scheduler:
         decoder.has_logits[:count] = 1
         for job in self._filling:
             count = self._add_prompt(job, count)
-        if self._filling and not decoder.layout.is_unified:
-            self._order_by_sequence(count)
         return count
 
     def _add_prompt(self, job: Job, count: int) -> int:
@@ -229,16 +233,9 @@ class Scheduler:
             self._completed.append(job)
         return end
 
-    def _order_by_sequence(self, count: int) -> None:
-        """Sort the batch by sequence: with one stream each, llama.cpp splits it wherever the ids jump."""
-        decoder = self._decoder
-        order = np.argsort(decoder.sequence[:count], kind="stable")
-        for array in (decoder.token, decoder.position, decoder.sequence, decoder.has_logits):
-            array[:count] = array[:count][order]
-
     def _advance(self) -> Iterator[Result]:
         """Choose the next token of every path whose logits were computed; yield those that ended."""
-        slots = self._running
+        slots = self._stepped
         if self._completed:
             slots, sources = self._begin_completed()
             outputs = self._outputs(sources)
@@ -264,7 +261,7 @@ class Scheduler:
         Returns:
             The slots that have a next token to choose, and for each the slot whose logits it chooses from.
         """
-        slots, sources = list(self._running), list(self._running)
+        slots, sources = list(self._stepped), list(self._stepped)
         for job in self._completed:
             self._filling.remove(job)
             leader, count = job.slots[0], len(job.tokens)
@@ -272,10 +269,11 @@ class Scheduler:
                 self._decoder.copy(leader, slot, count)
             slots += job.slots
             sources += [leader] * len(job.slots)
+            self._running += job.slots
             self._position[job.slots] = count - 1
             job.holders, job.slots, job.is_ready = set(job.slots), [], True
         self._completed = []
-        self._running = sorted(slots)
+        self._running.sort()
         return slots, sources
 
     def _outputs(self, sources: list[int]) -> Indices:
