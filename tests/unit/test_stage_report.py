@@ -545,11 +545,11 @@ def test_nothing_closes_a_code_span_from_within(text):
 
 def test_long_model_texts_are_cut_and_say_so(run):
     path = run.path / "8_evaluate/lema/quickstart.jsonl"
-    answers = [one.model_copy(update={"text": "word " * 400_000}) for one in read_records(path, Prediction)]
+    answers = [one.model_copy(update={"text": "word " * 40_000}) for one in read_records(path, Prediction)]
     path.write_text("".join(one.model_dump_json() + "\n" for one in answers[:12]))
     _, page, _ = report(run)
     assert (run.path / "9_report/report.html").stat().st_size < 3_000_000
-    assert re.search(r"\[\.\.\. 1,99\d,\d{3} more characters\]", page.text) or "more characters]" in page.text
+    assert "[... 193,999 more characters]" in page.text
 
 
 # --- charts and size ----------------------------------------------------------------------------------------
