@@ -1,0 +1,168 @@
+"""`lema filter` and `lema build` on files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lema_local.cli import lema
+from lema_local.jsonl import read_records, write_records
+from lema_local.records import Correction, Question, Rationale, TrainingExample
+
+QUESTIONS = [
+    Question(
+        id=f"q{number}",
+        dataset="d",
+        split="train",
+        question=f"{number}+4, doubled?",
+        gold_answer=str(2 * (number + 4)),
+        gold_rationale=f"{number}+4={number + 4}\n{number + 4}*2={2 * (number + 4)}",
+    )
+    for number in range(1, 4)
+]
+
+
+def _correction(question: Question, answer: str) -> Correction:
+    return Correction(
+        question_id=question.id,
+        sample_index=0,
+        student="s",
+        teacher="reference",
+        teacher_reported=None,
+        original_steps=["It is 1.", "The answer is 1."],
+        incorrect_step=1,
+        explanation="No.",
+        corrected_solution=f"Step 1: It is {answer}.\nStep 2: The answer is {answer}.",
+        final_answer=None,
+        verdict="accepted",
+        reason=None,
+        reply_key=None,
+        cost_usd=0.0,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_records(tmp_path / "questions.jsonl", QUESTIONS)
+    corrections = [_correction(question, question.gold_answer) for question in QUESTIONS]
+    write_records(tmp_path / "corrections.jsonl", [*corrections, _correction(QUESTIONS[0], "77")])
+    return tmp_path
+
+
+def _run(folder: Path, *arguments: str) -> Result:
+    words = [str(folder / word) if word.endswith((".jsonl", "OUT")) else word for word in arguments]
+    return CliRunner().invoke(lema, ["-q", *words])
+
+
+def _filter(folder: Path, *more: str) -> Result:
+    files = ["corrections.jsonl", "--questions", "questions.jsonl", "--accepted", "accepted.jsonl"]
+    return _run(folder, "filter", *files, "--rejected", "rejected.jsonl", *more)
+
+
+def _build(folder: Path, *more: str) -> Result:
+    return _run(
+        folder,
+        "build",
+        "--questions",
+        "questions.jsonl",
+        "--accepted",
+        "accepted.jsonl",
+        "--out",
+        "OUT",
+        *more,
+    )
+
+
+def test_filter_writes_both_files_and_says_why(folder: Path) -> None:
+    result = _filter(folder)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("accepted 3, rejected 1\n")
+    assert "its final answer 77 is not the gold answer 10" in result.stdout
+    assert len(read_records(folder / "accepted.jsonl", Correction)) == 3
+    assert read_records(folder / "rejected.jsonl", Correction)[0].verdict == "rejected"
+
+
+def test_filter_answers_a_program(folder: Path) -> None:
+    counts = json.loads(_filter(folder, "--json").stdout)
+    assert (counts["accepted"], counts["rejected"]) == (3, 1)
+
+
+def test_filter_knows_its_checks(folder: Path) -> None:
+    assert _filter(folder, "--reject-on", "is_no_gold_copy", "--drop-duplicates").exit_code == 0
+    result = _filter(folder, "--reject-on", "niceness")
+    assert result.exit_code == 2
+    assert "arithmetic_holds" in result.stderr
+
+
+def test_build_writes_matched_arms_and_their_counts(folder: Path) -> None:
+    _filter(folder)
+    result = _build(folder)
+    assert result.exit_code == 0, result.output
+    cot, lema_arm = (
+        read_records(folder / "OUT" / f"{arm}.jsonl", TrainingExample) for arm in ("cot", "lema")
+    )
+    assert len(cot) == len(lema_arm) == 6
+    counts = json.loads((folder / "OUT" / "counts.json").read_text(encoding="utf-8"))
+    assert counts["arms"]["lema"]["correction"] == 3
+    assert counts["settings"]["match"] == "examples"
+    assert "completion words" in result.stdout
+
+
+def test_build_takes_rationales_and_settings(folder: Path) -> None:
+    _filter(folder)
+    rationale = Rationale(
+        question_id="q1",
+        teacher="t",
+        teacher_reported=None,
+        attempt=0,
+        text="1+4=5\n5*2=10",
+        final_answer="10",
+        verdict="accepted",
+        reason=None,
+        reply_key=None,
+        cost_usd=0.0,
+    )
+    write_records(folder / "rationales.jsonl", [rationale])
+    result = _build(
+        folder, "--rationales", "rationales.jsonl", "--layout", "prose", "--match", "none", "--json"
+    )
+    counts = json.loads(result.stdout)["arms"]
+    assert (counts["cot"]["rationale"], counts["cot"]["examples"], counts["lema"]["examples"]) == (1, 4, 7)
+
+
+def test_build_refuses_rejected_corrections(folder: Path) -> None:
+    _filter(folder)
+    files = ["--questions", "questions.jsonl", "--accepted", "rejected.jsonl", "--out", "OUT"]
+    result = _run(folder, "build", *files)
+    assert result.exit_code == 2
+    assert "is rejected" in result.stderr
+    assert "Try: `lema filter`" in result.stderr
+    assert not (folder / "OUT").exists()
+
+
+def test_build_refuses_test_questions_unless_told(folder: Path) -> None:
+    _filter(folder)
+    write_records(folder / "questions.jsonl", [one.model_copy(update={"split": "test"}) for one in QUESTIONS])
+    result = _build(folder)
+    assert result.exit_code == 2
+    assert "3 test question(s)" in result.stderr
+    result = _build(folder, "--allow-test")
+    assert result.exit_code == 0, result.output
+    assert (
+        json.loads((folder / "OUT" / "counts.json").read_text(encoding="utf-8"))["arms"]["cot"][
+            "never_report"
+        ]
+        == 6
+    )
+
+
+@pytest.mark.parametrize("command", ["filter", "build"])
+def test_a_missing_file_is_told_without_a_traceback(folder: Path, command: str) -> None:
+    (folder / "corrections.jsonl").unlink()
+    result = _filter(folder) if command == "filter" else _build(folder)
+    assert result.exit_code == 2
+    assert "cannot read" in result.stderr
+    assert "Traceback" not in result.output
