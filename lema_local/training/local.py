@@ -29,7 +29,7 @@ from lema_local.training.checkpoints import remove_checkpoints
 from lema_local.training.export import export_adapter
 from lema_local.training.gguf_files import read_gguf_facts
 from lema_local.training.libraries import require_training_libraries
-from lema_local.training.models import choose_compute
+from lema_local.training.models import Compute, choose_compute
 from lema_local.training.tokens import (
     EncodedExample,
     Encoder,
@@ -110,8 +110,9 @@ class LocalTrainer:
         from lema_local.training.qlora import CHECKPOINTS, Job, Outcome, fit
 
         compute = choose_compute()
-        plan = make_plan(encoded, settings)
-        job = Job(self.base.folder, encoded, plan, settings, compute, encoder.tokenizer, key, out_dir)
+        layout = lay_out(settings, compute)
+        plan = make_plan(encoded, layout)
+        job = Job(self.base.folder, encoded, plan, layout, compute, encoder.tokenizer, key, out_dir)
         partial = out_dir / "adapter.partial"
         shutil.rmtree(partial, ignore_errors=True)
         outcome: Outcome = fit(job, on_progress, partial)
@@ -130,6 +131,8 @@ class LocalTrainer:
             details={
                 "base": self.base.facts.model_dump(mode="json"),
                 **asdict(compute),
+                "is_packed": layout.is_packed,
+                "micro_batch_size": layout.micro_batch_size,
                 "optimizer": compute.optimizer,
                 "micro_batches_per_step": plan.micro_batches_per_step,
                 "resumed_at_step": outcome.resumed_at,
@@ -183,13 +186,25 @@ class LocalTrainer:
         finish(partial, result.adapter_dir)
 
 
+def lay_out(settings: TrainSettings, compute: Compute) -> TrainSettings:
+    """Return the settings with the micro-batch and its layout decided for this machine."""
+    chosen = {"is_packed": compute.is_cuda, "micro_batch_size": 4 if compute.is_cuda else 8}
+    return settings.model_copy(
+        update={name: value for name, value in chosen.items() if getattr(settings, name) is None}
+    )
+
+
 def make_plan(encoded: Sequence[EncodedExample], settings: TrainSettings) -> BatchPlan:
-    """Return which examples each step sees."""
+    """Return which examples each step sees, under settings that `lay_out` has completed."""
     steps = count_steps(len(encoded), settings.batch_size, settings.epochs, settings.max_steps)
     return plan_batches(
-        [len(example.input_ids) for example in encoded], batch_size=settings.batch_size,
-        micro_batch_size=settings.micro_batch_size, steps=steps, seed=settings.seed, is_packed=settings.is_packed,
-    )  # fmt: skip
+        [len(example.input_ids) for example in encoded],
+        batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size or 1,
+        steps=steps,
+        seed=settings.seed,
+        is_packed=bool(settings.is_packed),
+    )
 
 
 def read_training_record(adapter_dir: Path) -> TrainingRecord | None:

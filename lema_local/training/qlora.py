@@ -7,6 +7,7 @@ Writes  OUT/adapter/ (renamed into place, last), OUT/train_log.jsonl, OUT/checkp
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,15 +73,50 @@ def fit(job: Job, on_progress: OnProgress, save_to: Path) -> Outcome:
 
 def _run(trainer: Any, checkpoint: Path | None, out_dir: Path) -> None:
     import torch
+    from safetensors import SafetensorError
 
     try:
         with told_disk_errors(out_dir):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as err:
-        raise BackendError(
-            f"out of memory in training: {str(err).splitlines()[0]}",
-            hint="lower train.micro_batch_size or turn gradient checkpointing on: the result stays the same",
-        ) from err
+        raise _out_of_memory(err) from err
+    except SafetensorError as err:
+        raise _disk_full(out_dir, err) from err
+    except RuntimeError as err:  # torch has no class of its own for these two
+        if "can't allocate memory" in str(err):
+            raise _out_of_memory(err) from err
+        if "PytorchStreamWriter" in str(err) or "inline_container" in str(err):
+            raise _disk_full(out_dir, err) from err
+        raise
+
+
+def _out_of_memory(err: Exception) -> BackendError:
+    return BackendError(
+        f"out of memory in training: {str(err).splitlines()[0]}",
+        hint="lower train.micro_batch_size or turn gradient checkpointing on: the result stays the same",
+    )
+
+
+def _disk_full(out_dir: Path, err: Exception) -> LemaError:
+    return LemaError(
+        f"cannot write a checkpoint in {out_dir}: {str(err).splitlines()[0]}; the one before it is kept",
+        hint="free some space, then run the same command again",
+    )
+
+
+def _check_room(out_dir: Path, trainable: int) -> None:
+    """Before the first step: checkpoints hold weights and two moments in float32, one more than kept while it rotates.
+
+    Raises:
+        LemaError: If they would not fit on the disk.
+    """
+    needed = 4 * trainable * (3 * (KEPT + 1) + 1)
+    free = shutil.disk_usage(out_dir).free
+    if free < needed:
+        raise LemaError(
+            f"no room for checkpoints in {out_dir}: {needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free",
+            hint="free some space, or give a folder on a larger disk",
+        )
 
 
 def _make_trainer(job: Job, callback: Any) -> Any:
@@ -99,10 +135,11 @@ def _make_trainer(job: Job, callback: Any) -> Any:
         callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            # TRL makes a quantized model's adapter bfloat16, where a step of the learning rate is lost in rounding.
-            parameter.data = parameter.data.float()
+    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        # TRL makes a quantized model's adapter bfloat16, where a step of the learning rate is lost in rounding.
+        parameter.data = parameter.data.float()
+    _check_room(job.out_dir, sum(parameter.numel() for parameter in trained))
     return trainer
 
 
@@ -128,7 +165,7 @@ def _arguments(job: Job) -> dict[str, Any]:
         "remove_unused_columns": False,
         "max_length": None,
         "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "constant",
+        "lr_scheduler_type": settings.schedule,
         "optim": compute.optimizer,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
@@ -157,7 +194,7 @@ def _make_collator(job: Job) -> Callable[[list[dict[str, Any]]], dict[str, Any]]
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     collate = DataCollatorForLanguageModeling(
-        pad_token_id=job.tokenizer.pad_token_id, padding_free=job.settings.is_packed
+        pad_token_id=job.tokenizer.pad_token_id, padding_free=bool(job.settings.is_packed)
     )
 
     def collate_row(rows: list[dict[str, Any]]) -> dict[str, Any]:

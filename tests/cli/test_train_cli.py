@@ -66,7 +66,7 @@ def test_same_command_again_does_not_train_again(pair: Pair, train_path: Path, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--base", "nowhere.gguf"], "Error: no such"),
+        (["--base", "nowhere.gguf"], "Error: there is no file nowhere.gguf"),
         (["--rank", "0"], "lora_rank"),
         (["--learning-rate", "-1"], "learning_rate"),
         (["--max-length", "9"], "no training example fits into 9 tokens"),

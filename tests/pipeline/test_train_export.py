@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from tiny_hf import Pair, make_examples, write_pair
 
-from lema_local.errors import BackendError, InputError, RunStateError
+from lema_local.errors import BackendError, InputError, LemaError, RunStateError
 from lema_local.jsonl import read_records
 from lema_local.stages.export import answer_greedily, check_exported, describe_fidelity
 from lema_local.stages.train import describe_training, train_arm
@@ -273,6 +274,33 @@ def test_loss_that_is_no_number_stops_and_names_the_examples(pair: Pair, tmp_pat
         _train(pair.folder, tmp_path, settings)
     assert not (tmp_path / "adapter").exists()
     assert (tmp_path / "checkpoints").is_dir()
+
+
+def test_training_that_failed_to_name_its_adapter_only_does_that_again(pair: Pair, tmp_path: Path) -> None:
+    blocker = tmp_path / "adapter"
+
+    def block(step: int, steps: int, values: dict[str, float]) -> None:
+        if step == steps:
+            blocker.write_text("a file in the way")
+
+    with pytest.raises(LemaError, match="cannot write"):
+        LocalTrainer(pair.folder).train(EXAMPLES, SHORT, tmp_path, block)
+    losses = _losses(tmp_path)
+    blocker.unlink()
+    result = _train(pair.folder, tmp_path)
+    assert result.details["resumed_at_step"] == SHORT.max_steps
+    assert _losses(tmp_path) == losses
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_full_disk_is_told_before_the_first_step(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(LemaError, match=r"no room for checkpoints in .*GiB needed"):
+        _train(pair.folder, tmp_path / "out")
+    assert _losses(tmp_path / "out") == []
 
 
 def test_student_answers_in_the_order_of_the_prompts(pair: Pair) -> None:

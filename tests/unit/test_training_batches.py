@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lema_local.training.base import TrainSettings
 from lema_local.training.batches import count_steps, plan_batches
+from lema_local.training.local import lay_out
+from lema_local.training.models import Compute
 
 LENGTHS = [random.Random(0).randint(20, 400) for _ in range(50)]
 
@@ -84,3 +87,12 @@ def test_steps_come_from_epochs_unless_given(
     examples: int, batch_size: int, epochs: float, max_steps: int | None, expected: int
 ) -> None:
     assert count_steps(examples, batch_size, epochs, max_steps) == expected
+
+
+def test_machine_decides_the_layout_where_the_settings_leave_it_open() -> None:
+    cpu, gpu = Compute("cpu", "float32"), Compute("cuda:0", "bfloat16")
+    on_cpu, on_gpu = lay_out(TrainSettings(), cpu), lay_out(TrainSettings(), gpu)
+    assert (on_cpu.is_packed, on_cpu.micro_batch_size) == (False, 8)
+    assert (on_gpu.is_packed, on_gpu.micro_batch_size) == (True, 4)
+    given = TrainSettings(is_packed=True, micro_batch_size=3)
+    assert lay_out(given, cpu) == given
