@@ -27,7 +27,7 @@ def _settings_options(command: Any) -> Any:
         click.option("--dropout", "lora_dropout", type=float, help="Dropout on the adapter's inputs [0.05]."),
         click.option("--learning-rate", type=float, help="Constant [2e-4; from 34B parameters on take 1e-4]."),
         click.option("--batch-size", type=int, help="Examples per optimizer step [96]."),
-        click.option("--micro-batch-size", type=int, help="Examples computed at once, for speed and memory [4; CPU 8]."),
+        click.option("--micro-batch-size", type=int, help="Examples computed at once: speed, memory [4; CPU 8]."),
         click.option("--epochs", type=float, help="Passes through the examples [3]."),
         click.option("--max-steps", type=int, help="Optimizer steps, instead of --epochs."),
         click.option("--max-length", type=int, help="Longer examples (in tokens) are left out, never cut [1024]."),
