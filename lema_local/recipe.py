@@ -45,6 +45,8 @@ class QuestionSource(Block):
     """For `own:`: our field = the file's field, such as `question: problem`."""
     mix: dict[str, float] = {}
     """For `quickstart@...`: weight of each family of problems; empty: equal shares."""
+    seed: int = 0
+    """For `quickstart@...`: another seed draws other problems of the same split."""
 
 
 def _from_text(value: Any) -> Any:

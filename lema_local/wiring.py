@@ -42,7 +42,7 @@ def _generate(source: QuestionSource, split: str) -> list[Question]:
     if source.limit is None:
         raise InputError(f"{source.source}: how many problems?", hint="give the source a `limit`")
     try:
-        made = generate_questions(split, source.limit, mix=source.mix or None)  # type: ignore[arg-type]
+        made = generate_questions(split, source.limit, source.seed, mix=source.mix or None)  # type: ignore[arg-type]
         return [Question.model_validate(one) for one in made]
     except ValueError as err:
         raise InputError(f"{source.source}: {err}") from err

@@ -12,7 +12,7 @@ from typing import Any
 LEMA = [sys.executable, "-c", "from lema_local.cli import main; main()"]
 
 TINY = (
-    "questions.train.limit=32",
+    "questions.train={source: quickstart@train, limit: 32}",
     "questions.validation.limit=8",
     "questions.test=[{source: quickstart@test, limit: 40}]",
     "sample.samples_per_question=2",
