@@ -260,9 +260,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as err:
         raise RecipeError(f"cannot read {path}: {err}") from err
     except yaml.YAMLError as err:
-        raise RecipeError(f"{path} is no YAML: {' '.join(str(err).split())}", hint="check the indentation") from err
+        raise RecipeError(
+            f"{path} is no YAML: {' '.join(str(err).split())}", hint="check the indentation"
+        ) from err
     if not isinstance(values, dict):
-        raise RecipeError(f"{path} is no recipe: expected blocks such as 'questions:', got {type(values).__name__}")
+        raise RecipeError(
+            f"{path} is no recipe: expected blocks such as 'questions:', got {type(values).__name__}"
+        )
     return values
 
 
@@ -272,7 +276,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"--set {override}: expected KEY=VALUE", hint="for example --set sample.temperature=0.8")
+        raise RecipeError(
+            f"--set {override}: expected KEY=VALUE", hint="for example --set sample.temperature=0.8"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as err:

@@ -29,7 +29,7 @@ HINTS = {
 def find_missing() -> list[tuple[str, str]]:
     """Return what is missing, each with the key of its hint."""
     missing = []
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this runs before anything holds the version
         missing.append((f"Python 3.11 or newer (this is {platform.python_version()})", "python"))
     if importlib.util.find_spec("ensurepip") is None:
         missing.append(("Python's venv module", "venv"))
@@ -45,7 +45,7 @@ def main() -> int:
     """Print what is missing and how to get it; exit code 2 where something is."""
     missing = find_missing()
     for what, key in missing:
-        print(f"Error: {what} is missing; llama.cpp is compiled on this machine and needs it.", file=sys.stderr)
+        print(f"Error: {what} is missing; the set-up needs it (llama.cpp is compiled here).", file=sys.stderr)
         hint = HINTS.get(key, {}).get(platform.system(), "see README.md, 'Set-up'")
         print(f"Try: {hint}", file=sys.stderr)
     return 2 if missing else 0

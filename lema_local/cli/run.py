@@ -137,7 +137,11 @@ def run_recipe(
     except BudgetReached as err:
         block = recipe.teacher
         larger = {"max_usd": 2 * block.max_usd} if block.max_usd else {}
-        hint = same_command(**larger) if block.max_calls is None else "raise teacher.max_calls, then the same command"
+        hint = (
+            same_command(**larger)
+            if block.max_calls is None
+            else "raise teacher.max_calls, then the same command"
+        )
         raise BudgetReached(f"{err}; everything is kept in {folder.path}", hint=hint) from err
     print_result(pipeline)
 

@@ -1,0 +1,1 @@
+"""The stages of a run, one module each: records in, records out. No stage imports another."""

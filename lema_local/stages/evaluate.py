@@ -72,10 +72,15 @@ def score_predictions(
         asked = [question for question in questions if question.dataset == dataset]
         ids = {question.id for question in asked}
         answered = {
-            arm: {one.question_id: one for one in some if one.question_id in ids} for arm, some in predictions.items()
+            arm: {one.question_id: one for one in some if one.question_id in ids}
+            for arm, some in predictions.items()
         }
-        arms += [_score_arm(dataset, arm, prompts[arm], asked, by_id, settings) for arm, by_id in answered.items()]
-        correct = {arm: {key: bool(one.is_correct) for key, one in by_id.items()} for arm, by_id in answered.items()}
+        arms += [
+            _score_arm(dataset, arm, prompts[arm], asked, by_id, settings) for arm, by_id in answered.items()
+        ]
+        correct = {
+            arm: {key: bool(one.is_correct) for key, one in by_id.items()} for arm, by_id in answered.items()
+        }
         comparisons += _compare_arms(dataset, None, [question.id for question in asked], correct)
         for tag in settings.compare_groups:
             for value, members in _groups(asked, tag).items():
@@ -107,7 +112,8 @@ def _score_arm(
         truncated=count("truncated"),
         undecided=count("undecided"),
         groups={
-            tag: {value: share(members) for value, members in _groups(asked, tag).items()} for tag in settings.group_by
+            tag: {value: share(members) for value, members in _groups(asked, tag).items()}
+            for tag in settings.group_by
         },
     )
 
@@ -116,7 +122,9 @@ def _share(correct: int, n: int) -> Share:
     from lema_local.statistics import wilson_interval
 
     interval = wilson_interval(correct, n)
-    return Share(n=n, correct=correct, pass_at_1=correct / n if n else 0.0, low=interval.low, high=interval.high)
+    return Share(
+        n=n, correct=correct, pass_at_1=correct / n if n else 0.0, low=interval.low, high=interval.high
+    )
 
 
 def _groups(questions: Iterable[Question], tag: str) -> dict[str, list[Question]]:
@@ -139,7 +147,9 @@ def _compare_arms(
         both = [key for key in ids if key in correct[first] and key in correct[second]]
         if both:
             result = compare_arms(
-                [correct[first][key] for key in both], [correct[second][key] for key in both], names=(first, second)
+                [correct[first][key] for key in both],
+                [correct[second][key] for key in both],
+                names=(first, second),
             )
             found.append(
                 ArmComparison(
