@@ -380,15 +380,17 @@ class Pipeline:
 
             return work
 
-        for name in entries:
-            self.runner.do("evaluate", made_from(name), evaluate_entry(name), part=name)
+        done = [
+            self.runner.do("evaluate", made_from(name), evaluate_entry(name), part=name) for name in entries
+        ]
 
         def compare(folder: StageFolder, _: Manifest) -> Outcome:
             predictions = {name: self._read_predictions(name) for name in entries}
             prompts = {name: entry.prompt.name for name, entry in entries.items()}
             scores = score_predictions(self.questions["test"], predictions, prompts, settings)
             write_text(folder.path / "scores.json", scores.model_dump_json(indent=2) + "\n")
-            return Outcome(counts={one.arm + " " + one.dataset: one.share.correct for one in scores.arms})
+            counts = {f"{one.arm} {one.dataset}": one.share.correct for one in scores.arms}
+            return Outcome(counts, seconds=sum(one.seconds for one in done))
 
         parts = {name: self.runner.marks[f"evaluate {name}"] for name in entries}
         self.runner.do(
@@ -402,6 +404,31 @@ class Pipeline:
         out_dir = self.runner.path("report")
         write_report(read_run(self.folder), out_dir)
         self.tell(f"report: {out_dir / 'report.html'}")
+
+    def describe_matching(self) -> str:
+        """Say what is equal between the arms, and what is not."""
+        folder = self.runner.folder.stage(STAGES["train"])
+        manifest = folder.manifest()
+        counts = manifest.counts if manifest else {}
+
+        def tell(name: str, words: str) -> tuple[bool, str]:
+            values = {arm: one[name] for arm, one in counts.items()}
+            is_equal = len(set(values.values())) == 1
+            each = (
+                f"{next(iter(values.values())):,} each"
+                if is_equal
+                else ", ".join(f"{a} {v:,}" for a, v in values.items())
+            )
+            return is_equal, f"{words}: {each}"
+
+        told = [
+            tell("examples", "examples"),
+            tell("optimizer_steps", "optimizer steps"),
+            tell("trained_tokens", "tokens with loss in one pass"),
+        ]
+        equal = "; ".join(text for is_equal, text in told if is_equal) or "nothing"
+        unequal = "; ".join(text for is_equal, text in told if not is_equal) or "nothing"
+        return f"Equal between the arms: {equal}. Not equal: {unequal}."
 
     def read_scores(self) -> Scores | None:
         """Return what the evaluation found; None where it has not finished."""
@@ -417,9 +444,10 @@ class Pipeline:
         arms = self.recipe.train.arms
         done = {arm: self.runner.do(name, made_from(arm), work(arm), part=arm) for arm in arms}
         marks = {arm: self.runner.marks[f"{name} {arm}"] for arm in arms}
-        self.runner.do(
-            name, {"arms": marks}, lambda *_: Outcome(counts={arm: one.counts for arm, one in done.items()})
+        whole = Outcome(
+            {arm: one.counts for arm, one in done.items()}, seconds=sum(one.seconds for one in done.values())
         )
+        self.runner.do(name, {"arms": marks}, lambda *_: whole)
 
     @cached_property
     def student_identity(self) -> dict[str, Any]:

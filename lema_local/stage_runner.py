@@ -53,6 +53,8 @@ class Outcome:
     counts: dict[str, Any] = field(default_factory=dict)
     cost_usd: float = 0.0
     chosen: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    """Spent in the stage's parts, which have manifests of their own."""
 
 
 Work = Callable[[StageFolder, Manifest], Outcome]
@@ -131,7 +133,7 @@ class StageRunner:
                 "counts": outcome.counts,
                 "cost_usd": outcome.cost_usd,
                 "chosen": outcome.chosen,
-                "seconds": round(started.seconds + time.monotonic() - began, 3),
+                "seconds": round(started.seconds + outcome.seconds + time.monotonic() - began, 3),
             }
         )
         folder.save_manifest(manifest)

@@ -155,6 +155,7 @@ def print_result(pipeline: Pipeline) -> None:
         click.echo(f"{pipeline.folder.path}: finished as far as asked for; the same command goes on")
         return
     click.echo("\n".join(describe_scores(scores)))
+    click.echo(f"\n{pipeline.describe_matching()}")
     report_path = pipeline.runner.path("report", "report.html")
     if report_path.exists():
         click.echo(f"\nReport: {report_path}")
