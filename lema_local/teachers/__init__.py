@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lema_local.teachers.journal import Journal
     from lema_local.teachers.scheduler import DeskSettings
 
+_IN_PROCESS = "llamacpp/"
+
 
 def open_teacher(
     name: str,
@@ -28,16 +30,20 @@ def open_teacher(
     price_in: float | None = None,
     price_out: float | None = None,
     options: dict[str, Any] | None = None,
+    slots: int = 8,
+    gpu_layers: int = 0,
 ) -> Teacher:
     """Return a teacher by name.
 
     Args:
-        name: `reference`, or a LiteLLM model name.
+        name: `reference`, `llamacpp/PATH.gguf` (in this process), or a LiteLLM model name.
         url: An OpenAI-compatible endpoint.
         price_in: Dollars per million prompt tokens; None with `price_out`: LiteLLM's price, nothing for what runs
             locally.
         price_out: Dollars per million reply tokens.
         options: Further arguments of the call, such as `reasoning_effort`.
+        slots: For `llamacpp/`: replies decoded at once.
+        gpu_layers: For `llamacpp/`: layers on the GPU; -1: all.
 
     Raises:
         InputError: If flags contradict each other.
@@ -55,6 +61,12 @@ def open_teacher(
         from lema_local.teachers.reference import ReferenceTeacher
 
         return ReferenceTeacher()
+    if name.startswith(_IN_PROCESS):
+        from lema_local.teachers.student_teacher import open_gguf_teacher
+
+        if url is not None:
+            raise InputError(f"{name} runs in this process", hint="leave --teacher-url out")
+        return open_gguf_teacher(name, name.removeprefix(_IN_PROCESS), slots=slots, gpu_layers=gpu_layers)
     from lema_local.teachers.litellm_teacher import LiteLLMTeacher
 
     if url is not None and not url.startswith(("http://", "https://")):
