@@ -143,7 +143,7 @@ _MARK = re.compile(r"<<([^<>]*)>>")
 _TOKEN = re.compile(
     r"(?P<clock>\d{1,2}:\d{2})"
     r"|(?P<mixed>(?<![\d/.,])\d{1,6} \d{1,3}/[1-9]\d{0,2}(?![\d.,/]))"
-    r"|(?P<number>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"|(?P<number>(?:\d{1,3}(?:,\d{3})+(?!\d)|(?<!\d)\d{1,3}(?: 000)+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)"
     r"|(?P<op>\*\*|[-+*/×÷·^−–])|(?P<open>[(\[])|(?P<close>[)\]])|(?P<equals>[=≈])|(?P<percent>%)"
     r"|(?P<currency>[$€£])|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)?|¢)|(?P<space>\s+)|(?P<break>.)",
     re.DOTALL,
@@ -186,7 +186,7 @@ def _read_token(match: re.Match[str]) -> _Token:
         return _Token("number", text, start, end, int(whole) + Fraction(part))
     if kind == "number":
         return _Token(
-            "number", text, start, end, Fraction(text.replace(",", "")), len(text.partition(".")[2])
+            "number", text, start, end, Fraction(re.sub("[, ]", "", text)), len(text.partition(".")[2])
         )
     return _Token(kind, _OPERATORS.get(text, text), start, end)
 

@@ -6,6 +6,7 @@ only here, and only when a teacher needs it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from lema_local.teachers.scheduler import DeskSettings
 
 _IN_PROCESS = "llamacpp/"
+OLLAMA_URL = "http://127.0.0.1:11434"
+"""Where Ollama listens unless `OLLAMA_API_BASE` says otherwise."""
 
 
 def open_teacher(
@@ -73,6 +76,18 @@ def open_teacher(
         raise InputError(f"{url!r} is no URL of an endpoint", hint="such as http://127.0.0.1:8080/v1")
     price = None if price_in is None or price_out is None else Price.per_million(price_in, price_out)
     return LiteLLMTeacher(name, url=url, price=price, options=options)
+
+
+def needs_no_endpoint(name: str) -> bool:
+    """Return whether a teacher answers within this process."""
+    return name == "reference" or name.startswith(_IN_PROCESS)
+
+
+def endpoint_of(name: str, url: str | None) -> str | None:
+    """Return where a teacher on this machine or network is asked; None for one in this process or a provider's."""
+    if url is None and name.startswith(("ollama/", "ollama_chat/")):
+        return os.environ.get("OLLAMA_API_BASE", OLLAMA_URL)
+    return url
 
 
 @contextmanager

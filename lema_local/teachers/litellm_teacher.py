@@ -15,6 +15,7 @@ import warnings
 from typing import Any
 
 from lema_local.errors import BackendError, BackendUnavailable
+from lema_local.teachers import OLLAMA_URL, endpoint_of
 from lema_local.teachers.base import CallFailed, FinishReason, RawReply, RequestRefused, TeacherRequest
 from lema_local.teachers.endpoints import identify_ollama, identify_openai, is_local, public_part
 from lema_local.teachers.prices import FREE, Price
@@ -23,7 +24,6 @@ from lema_local.teachers.secrets import mask_secrets
 ENDPOINT_KEY = "LEMA_TEACHER_KEY"
 """Environment variable: the key for `--teacher-url`."""
 _LOCAL_PROVIDERS = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "hosted_vllm"})
-_OLLAMA = "http://127.0.0.1:11434"
 _FINISH: dict[str | None, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -144,7 +144,7 @@ class LiteLLMTeacher:
         model = self._model.partition("/")[2] or self._model
         options = f" {sorted(self._options.items())}" if self._options else ""
         if self._provider in {"ollama", "ollama_chat"}:
-            return identify_ollama(self._url or os.environ.get("OLLAMA_API_BASE", _OLLAMA), model) + options
+            return identify_ollama(endpoint_of(self._name, self._url) or OLLAMA_URL, model) + options
         if self._url is None:
             return options.strip()
         if not self._is_local:

@@ -29,6 +29,7 @@ from lema_local.teachers.tracing import (
     read_content,
     read_moves,
     read_value,
+    read_words,
 )
 
 FaultKind = Literal["arithmetic", "leaves_gold", "leaves_out", "stops_early", "goes_too_far", "misstates"]
@@ -65,7 +66,10 @@ class _Part:
 
 _MAX_TERMS = 7
 _TIMES = re.compile(r"[xX*](?= ?[$(.\d])")
-_ALGEBRA = re.compile(r"(?<![\w'])(?:[b-hj-z]|[B-HJ-Z])(?![\w'.])|\d[a-fi-jn-z]\b")
+_ALGEBRA = re.compile(
+    r"(?<![\w'’.])[b-zB-Z](?![\w'’.]) ?[-+/=^–]|[-+/=^–(] ?[b-zB-Z](?![\w'’.])|\d[a-fn-z]\b|\b[Ll]et [b-zB-Z] ",  # noqa: RUF001
+)
+"""A letter that stands for a number; `5 x 3` and `Candidate B` hold none."""
 
 
 class _Gold:
@@ -76,7 +80,7 @@ class _Gold:
         self.lines = [strip_marks(line) for line in lines]
         self.moves = read_moves(lines, givens)
         self.answer = read_value(answer)
-        self.has_algebra = any(_ALGEBRA.search(_TIMES.sub(" ", line)) for line in self.lines)
+        self.algebra = {i for i, line in enumerate(self.lines) if _ALGEBRA.search(_TIMES.sub(" ", line))}
 
     @cached_property
     def mental(self) -> dict[Fraction, frozenset[Fraction]]:
@@ -168,8 +172,6 @@ class _Gold:
 
     def find_needed(self, done: set[int]) -> list[int]:
         """Return the lines needed for the answer when some are done, in order."""
-        if self.has_algebra or not self.moves:
-            return list(range(len(self.lines)))
         needed: set[int] = set()
         open_lines = [self.goal] if self.goal not in done else []
         while open_lines:
@@ -178,7 +180,20 @@ class _Gold:
             open_lines += [i for i in self.find_sources(line) if i not in done and i not in needed]
         if needed and not self._answers:
             needed |= set(range(min(needed), len(self.lines))) - done
+        if needed and self._rests_on_algebra(needed):
+            needed |= self.algebra | (set(range(len(self.lines))) - done)
         return sorted(needed)
+
+    def _rests_on_algebra(self, needed: set[int]) -> bool:
+        """Whether an equation with letters is needed, or may hold what a needed line uses."""
+        is_untraced = any(move.has_own_numbers for move in self.moves if move.step in needed)
+        return bool(self.algebra) and (
+            is_untraced or bool(needed & self.algebra) or self.goal not in self._told
+        )
+
+    @cached_property
+    def _told(self) -> set[int]:
+        return {move.step for move in self.moves}
 
     @cached_property
     def _answers(self) -> list[Move]:
@@ -228,7 +243,9 @@ class _Trace:
     def is_right(self) -> bool:
         """Whether the answer that the solution states is the gold answer."""
         answer = self.gold.answer
-        return self.stated is not None and answer is not None and key(self.stated) == key(answer)
+        if self.stated is None or answer is None or (self.stated < 0) != (answer < 0):
+            return False
+        return key(self.stated) == key(answer)
 
     def is_only_slips(self) -> bool:
         """Whether the solution computes the same function of the problem as the gold answer: only slips are wrong."""
@@ -317,16 +334,19 @@ class _Trace:
     def _contrast(self, fault: Fault, needed: Sequence[int], text: str) -> Fault:
         """Add the gold equation that belongs in the place of the wrong one, and let what it rests on come first."""
         lines = [line for line in needed if self.gold.find_claim(line)]
-        if not lines or self.gold.has_algebra:
+        if not lines:
             return replace(fault, needed=tuple(self.gold.lines[line] for line in needed))
         line = lines[0] if fault.kind == "arithmetic" or not text else self._find_nearest(fault, lines, text)
         first = self._find_below(line, needed)
         order = [*first, *(i for i in needed if i not in first)]
-        contrast = self.gold.find_claim(line)
-        if fault.kind == "leaves_gold" and self._leaves_out(fault.claim, contrast, lines):
+        if self.gold.algebra & set(needed):
+            order = list(needed)  # what a letter means is said first
+        fault = replace(fault, needed=tuple(self.gold.lines[i] for i in order))
+        missing = self._find_left_out(fault.claim, line, first) if fault.kind == "leaves_gold" else None
+        if missing is not None:
             fault = replace(fault, kind="leaves_out")
-        texts = tuple(self.gold.lines[i] for i in order)
-        return replace(fault, needed=texts, contrast=contrast, contrast_line=self.gold.lines[line])
+        place = missing if missing is not None else first[0] if first[0] in lines else line
+        return replace(fault, contrast=self.gold.find_claim(place), contrast_line=self.gold.lines[place])
 
     def _find_nearest(self, fault: Fault, lines: Sequence[int], text: str) -> int:
         """Return the needed line most like the wrong step; the first one where it is like none or like that as well."""
@@ -348,14 +368,14 @@ class _Trace:
             open_lines += sources
         return sorted(below)
 
-    def _leaves_out(self, wrong: Claim | None, contrast: Claim | None, lines: Sequence[int]) -> bool:
-        """Whether a later gold line does what the wrong equation does, with the result of `contrast` in it."""
-        for later in (self.gold.find_claim(line) for line in lines):
-            if wrong and contrast and later and later is not contrast and wrong.operators == later.operators:
-                missing = keys(later.operands) - keys(wrong.operands)
-                if missing == {key(contrast.stated)} and keys(wrong.operands) & keys(contrast.operands):
-                    return True
-        return False
+    def _find_left_out(self, wrong: Claim | None, line: int, below: Sequence[int]) -> int | None:
+        """Return the line whose result the wrong equation lacks, where it does else what `line` does."""
+        right = self.gold.find_claim(line)
+        if wrong is None or right is None or wrong.operators != right.operators:
+            return None
+        missing = keys(right.operands) - keys(wrong.operands)
+        sources = {i: claim for i in below if i != line and (claim := self.gold.find_claim(i))}
+        return next((i for i, claim in sources.items() if missing == {key(claim.stated)}), None)
 
     def _blame(self, wrong: Move) -> int:
         """Return the step to name: an earlier one that brought a wrong number in by saying `4 pizzas` of 5."""
@@ -398,6 +418,20 @@ def find_fault(
     if slip is not None and (left is None or trace.moves[slip].step <= trace.moves[left].step):
         return trace.describe(slip, "arithmetic")
     return trace.describe_statement() if left is None else trace.describe(left, "leaves_gold")
+
+
+def reaches_answer(question: str, gold_rationale: str, gold_answer: str) -> bool:
+    """Whether the gold rationale's last equation does not contradict the gold answer.
+
+    A rationale may end in words, round, or turn dollars into cents; then nothing can be told against it.
+    """
+    gold = _Gold(gold_rationale, gold_answer, Givens(question))
+    last = gold.find_claim(len(gold.lines) - 1) if gold.lines else None
+    if gold.answer is None or last is None:
+        return True
+    answer = gold.answer
+    told = keys([*(m.value for m in gold.moves), *find_numbers(gold.lines[-1]), *read_words(gold.lines[-1])])
+    return bool(told & keys([answer, answer * 100, answer / 100])) or abs(last.stated - answer) < 1
 
 
 def _read_stated(steps: Sequence[str]) -> Fraction | None:

@@ -20,7 +20,7 @@ from lema_local.records import Question
 from lema_local.steps import state_answer
 from lema_local.students.base import Message
 from lema_local.teachers.base import RawReply, TeacherRequest
-from lema_local.teachers.mistakes import Fault, find_fault
+from lema_local.teachers.mistakes import Fault, find_fault, reaches_answer
 from lema_local.teachers.tracing import read_content, read_words
 
 _VERSION = "1"
@@ -82,6 +82,10 @@ def write_correction(
     if fault is None or not gold_rationale:
         return (
             "There is no gold rationale, and without one the reference teacher cannot correct this solution."
+        )
+    if not reaches_answer(question, gold_rationale, gold_answer):
+        return (
+            f"The gold rationale does not reach the gold answer {gold_answer}, so nothing can be built on it."
         )
     corrected = [*(_close(line) for line in fault.needed), state_answer(gold_answer)]
     reply = format_correction(fault.step, explain_fault(question, gold_answer, steps, fault), corrected)
