@@ -14,16 +14,20 @@ _LETTER = re.compile(
     r"(?:(?:option|choice|answer|letter)\s+)?(?:\(\s*([A-Ja-j])\s*\)|\[\s*([A-Ja-j])\s*\]|([A-Ja-j])\s*[).:]|([A-Ja-j])$)\s*(.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_ANOTHER = re.compile(r"(?:,|/|&|and\b|or\b)\s*(?:\(\s*[A-J]\s*\)|[A-J]\b)", re.IGNORECASE)
 _NOT_WORDS = re.compile(r"[^\w%.+/*^-]+")
 
 
 def read_letter(text: str) -> tuple[str, str] | None:
-    """Return (upper-case letter, what follows it) of an answer such as `(B) bank`; None where it names none."""
+    """Return (upper-case letter, what follows it) of an answer such as `(B) bank`.
+
+    None where it names no letter, or more than one.
+    """
     match = _LETTER.fullmatch(text.strip())
     if match is None:
         return None
-    letter = match[1] or match[2] or match[3] or match[4]
-    return letter.upper(), match[5].strip()
+    letter, rest = match[1] or match[2] or match[3] or match[4], match[5].strip()
+    return None if _ANOTHER.match(rest) else (letter.upper(), rest)
 
 
 def find_choices(answer: str, choices: Sequence[str]) -> frozenset[int]:

@@ -70,6 +70,8 @@ def _compare(gold: str, prediction: str) -> Comparison:
         return compare_numbers(gold_number, number)
     if gold == prediction:
         return Comparison(True, "string")
+    gold = gold_number.plain if gold_number else gold
+    prediction = number.plain if number else prediction
     gold_group, group = parse_group(gold), parse_group(prediction)
     if gold_group is None and group is None:
         return _compare_single(gold, prediction)
@@ -157,6 +159,7 @@ def _describe(part: str) -> Rule:
 
 
 _WORDS = re.compile(r"[^\W\d_][^\W\d_'-]*(?:[ '.-]+[^\W\d_]+)*")
+_DATED_WORDS = re.compile(r"(?!sin|cos|tan|cot|sec|csc|log|sqrt|exp|arc)[a-zA-Z]{3,}(?:\s[a-zA-Z]{2,})*\s\d+")
 _CLOCK = re.compile(r"(\d{1,3}(?::\d{1,2}){1,2})\s*(?:([ap])\.?\s*m\b\.?)?\s*(?:[a-z ]*)", re.IGNORECASE)
 _ASSIGNMENT = re.compile(r"^\s*(?:[a-zA-Z](?:_\{?\w+\}?|\([a-z]\))?|\\[a-z]+)\s*(?:=|\\equiv)\s*(?!=)")
 _APPROXIMATION = re.compile(r"\s*(?:\\approx|\\simeq|\\cong|\\doteq)(?![a-zA-Z])\s*")
@@ -169,7 +172,9 @@ _SHORT = re.compile(r"[a-zA-Z]{1,2}")
 
 
 def is_words(gold: str) -> bool:
-    """Whether a cleaned answer is words that are compared as such (`xy` is a product)."""
+    """Whether a cleaned answer is words that are compared as such (`October 30` is, `xy` is a product)."""
+    if _DATED_WORDS.fullmatch(gold):
+        return True
     return _WORDS.fullmatch(gold) is not None and _SHORT.fullmatch(gold) is None
 
 
@@ -237,7 +242,7 @@ def is_readable(gold: str) -> bool:
         return True
     from lema_local.answers.symbolic import can_parse
 
-    return can_parse(gold) is True
+    return can_parse(strip_unit(gold)) is True
 
 
 def vote_key(answer: str) -> str:

@@ -32,11 +32,20 @@ class Number:
         """Whether equality is exact: integers and fractions are, a decimal holds to its own precision."""
         return self.decimals == 0 or self.value.denominator == 1
 
+    @property
+    def plain(self) -> str:
+        """The number alone, without unit, currency and separators: `8.24`, `7/2`, `1000`."""
+        if self.is_fraction or self.decimals == 0:
+            return str(self.value)
+        digits = str(round(abs(self.value) * 10**self.decimals)).rjust(self.decimals + 1, "0")
+        sign = "-" if self.value < 0 else ""
+        return f"{sign}{digits[: -self.decimals]}.{digits[-self.decimals :]}"
+
 
 _DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
 _CURRENCY = r"(?:USD|EUR|GBP|Rs\.?|[$\u00a3\u20ac\u00a5\u20b9])"
-_BRACED = r"\{\s*(-?\d+)\s*\}"
+_BRACED = rf"\{{\s*(-?{_DIGITS})\s*\}}"
 _PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
 _NUMBER = re.compile(
     rf"""

@@ -115,6 +115,7 @@ _COMMAND = re.compile(rf"(?<![\\a-zA-Z])({_COMMAND_NAMES})(?![a-zA-Z])")
 _INFINITY = re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])")
 _ATOM = r"(?:\{[^{}]*\}|\d+(?:\.\d+)?|[a-zA-Z]|\\[a-zA-Z]+)"
 _TOWER = re.compile(rf"(.*)\^\s*({_ATOM})\s*\^\s*({_ATOM})(?!\s*\^)", re.DOTALL)
+_THOUSANDS = re.compile(r"(?<=\d),\s?(?=\d{3}(?!\d))")
 _NEIGHBOURS = re.compile(r"(?<![_^\d.])\d+(?:\.\d+)?\s+\d")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)?(?:\s*degrees(?![a-z])|\s*\^\s*\{?\s*\\circ\s*\}?)")
 _LOGARITHM = re.compile(r"\\log\s*_\s*([0-9a-zA-Z])")
@@ -127,6 +128,7 @@ def to_latex(text: str) -> str | None:
 
     Plain notation is understood too: `sqrt(2)`, `2**3`, `pi/4`, `x^(n+1)`; `a^b^c` is a tower.
     """
+    text = _THOUSANDS.sub("", text)
     text = _INFINITY.sub(r"\\infty ", text.replace("**", "^"))
     text = _COMMAND.sub(r"\\\1 ", text)
     text = _DEGREES.sub(r"(\1 \\cdot \\frac{\\pi}{180})" if _TRIGONOMETRIC.search(text) else r"\1", text)

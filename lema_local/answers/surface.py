@@ -79,7 +79,7 @@ _EMPHASIS = re.compile(r"(?<![\w)\]}*])(\*\*\*|\*\*|__|`+)(?=\S)([^*`\n]+?)(?<=\
 _STRAY_MARKS = re.compile(r"^(?:\*\*|__|`|\s)+|(?:\*\*|__|`|\s)+$")
 _SPACING = re.compile(
     r"\\[,;: ]|~|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|"
-    r"hspace\{[^{}]*\}|phantom\{[^{}]*\})(?![a-zA-Z])"
+    r"hspace\{[^{}]*\}|h?phantom\s*(?:\{[^{}]*\}|.))(?![a-zA-Z])"
 )
 _WRAPPER = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mathbf|mathit|mathsf|mathtt|bold|boldsymbol|mbox|hbox|"
@@ -87,7 +87,8 @@ _WRAPPER = re.compile(
 )
 _DELIMITER = re.compile(r"\\[()\[\]]|(?:\bUS|\bCA|\bAU)?\\?\$")
 _FRACTION_NAME = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_BARE_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]+)\}|(\w))\s*(?:\{([^{}]+)\}|(\w))")
+_SYMBOL = r"(\w|\\(?:pi|theta|alpha|beta|lambda)(?![a-zA-Z]))"
+_BARE_FRACTION = re.compile(rf"\\frac\s*(?:\{{([^{{}}]+)\}}|{_SYMBOL})\s*(?:\{{([^{{}}]+)\}}|{_SYMBOL})")
 _BARE_ROOT = re.compile(r"\\sqrt\s*([0-9a-zA-Z])")
 _DEGREE = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degrees?(?![a-zA-Z])")
 _ROW_END = re.compile(r"\\\\(?:\[-?[\d.]+(?:pt|em|ex|mm|cm)\])?")

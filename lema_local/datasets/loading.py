@@ -295,7 +295,7 @@ def _fetch_rows(repo: str, config: str | None, split: str) -> Iterator[dict[str,
         ) from err
     try:
         rows = datasets.load_dataset(repo, config, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as err:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as err:
         raise BackendUnavailable(
             f"cannot fetch {repo} from the hub: {str(err).splitlines()[0] if str(err) else type(err).__name__}",
             hint="go online, or give the released file: NAME:PATH",

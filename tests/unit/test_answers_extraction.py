@@ -1,6 +1,9 @@
+import json
+from pathlib import Path
+
 import pytest
 
-from lema_local.answers import cut_at_next_question, extract_answer
+from lema_local.answers import cut_at_next_question, extract_answer, extraction
 from lema_local.answers.extraction import find_boxed, find_claim
 
 CLAIMS = [
@@ -102,6 +105,7 @@ CHOICES = ["bank", "library", "department store", "mall", "new york"]
         ("Bank is out. Library fits best.\n(B)", "B"),
         ("The answer is (A). A person who said \\boxed{C} was right.", "C"),
         ("A library has doors.", None),
+        ("The answer is (A) or (B).", "(A) or (B)"),
     ],
 )
 def test_a_choice_is_named_by_letter_or_by_text(text: str, expected: str | None) -> None:
@@ -155,6 +159,19 @@ def test_an_answer_that_a_cut_may_have_shortened_is_not_finished(text: str, is_f
 )
 def test_the_last_box_of_a_solution_is_read(text: str, expected: str | None) -> None:
     assert find_boxed(text) == expected
+
+
+def test_the_quick_way_finds_what_the_thorough_one_does(
+    lema_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (
+        (lema_data / "student_outputs/rho-math-1b_gsm8k_cot.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    texts = [json.loads(line)["code"][0] for line in lines]
+    quick = [find_claim(text) for text in texts]
+    monkeypatch.setattr(extraction, "_find_standard_claim", lambda _: None)
+
+    assert [find_claim(text) for text in texts] == quick
 
 
 @pytest.mark.parametrize(
