@@ -67,6 +67,9 @@ def teacher_options(command: Any) -> Any:
         click.option(
             "--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of a reply."
         ),
+        click.option(
+            "--offline", is_flag=True, help="Forbid every connection but to a local --teacher-url or Ollama."
+        ),
         click.option("--fresh", is_flag=True, help="Ask anew, also what OUT and the journal hold."),
         click.option("--json", "is_json", is_flag=True, help="Print the summary as JSON."),
     )
@@ -90,6 +93,20 @@ def _desk(settings: DeskSettings, out: Path, flags: dict[str, Any]) -> Iterator[
         open_desk(teacher, journal, settings, scope=str(out.resolve()), **caps) as desk,
     ):
         yield desk
+
+
+def _go_offline(teacher: str, url: str | None) -> None:
+    from lema_local.errors import InputError
+    from lema_local.teachers import endpoint_of, needs_no_endpoint
+    from lema_local.teachers.offline import go_offline
+
+    where = endpoint_of(teacher, url)
+    if where is None and not needs_no_endpoint(teacher):
+        raise InputError(
+            f"the teacher {teacher} cannot be asked with --offline",
+            hint="name a local endpoint with --teacher-url, or a teacher that needs none: reference, llamacpp/PATH",
+        )
+    go_offline(where)
 
 
 @contextmanager
@@ -154,6 +171,8 @@ def correct(paths: Path, questions: str, out: Path, prompt: str, **flags: Any) -
     from lema_local.teachers import prompt_for
     from lema_local.teachers.scheduler import DeskSettings
 
+    if flags["offline"]:
+        _go_offline(flags["teacher"], flags["teacher_url"])
     settings = _correct_settings(flags)
     correction_prompt = load_correction_prompt(prompt)
     mistakes = list(select_mistakes(read_records(paths, ReasoningPath), load_questions(questions), settings))
@@ -267,6 +286,8 @@ def augment(questions: str, out: Path, prompt: str, **flags: Any) -> None:
     from lema_local.stages.augment import AugmentSettings, augment_rationales
     from lema_local.teachers.scheduler import DeskSettings
 
+    if flags["offline"]:
+        _go_offline(flags["teacher"], flags["teacher_url"])
     names = AugmentSettings.model_fields.keys() & flags.keys()
     settings = AugmentSettings.model_validate({name: flags[name] for name in names})
     asked = load_questions(questions, limit=settings.limit)

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from pathlib import Path
@@ -255,7 +256,8 @@ def test_no_key_is_left_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         shown += run(*arguments(folder, server.url, "--fresh", out="401.jsonl")).output
     assert "bad key ***" in shown
     assert KEY not in shown
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    home = Path(os.environ["LEMA_HOME"])
+    files = [path for place in (folder, home) for path in place.rglob("*") if path.is_file()]
     assert any(path.name == "journal.sqlite" for path in files)
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
     exported = folder / "all.jsonl"
@@ -352,3 +354,46 @@ def test_two_processes_on_one_journal_ask_once(folder: Path) -> None:
     one, other = (read_records(folder / f"{name}.jsonl", Correction) for name in ("a", "b"))
     assert comparable(one) == comparable(other)
     assert len(one) == 40
+
+
+COUNT_CONNECTIONS = """
+    import json, sys
+    seen = set()
+    def note(event, args):
+        if event == "socket.connect" and isinstance(args[1], tuple):
+            seen.add(f"{args[1][0]}:{args[1][1]}")
+        if event == "socket.getaddrinfo":
+            seen.add(f"look-up of {args[0]}")
+    sys.addaudithook(note)
+    from lema_local.cli import lema
+    try:
+        lema.main(sys.argv[1:], standalone_mode=False)
+    finally:
+        print(json.dumps(sorted(seen)))
+"""
+
+
+def connections(words: list[str]) -> tuple[list[str], str]:
+    """Return every connection and look-up that a command tries, and what it says."""
+    command = [sys.executable, "-c", textwrap.dedent(COUNT_CONNECTIONS), *words, "--offline"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seen: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return seen, done.stderr
+
+
+def test_offline_connects_to_the_named_teacher_alone(folder: Path) -> None:
+    write_inputs(folder, 3)
+    with FakeTeacherProcess() as server:
+        seen, errors = connections(arguments(folder, server.url))
+        assert seen == [f"127.0.0.1:{server.port}", "look-up of 127.0.0.1"], errors
+        assert server.counts()["requests"] == 3
+
+
+def test_offline_refuses_a_teacher_elsewhere_before_any_connection(folder: Path) -> None:
+    write_inputs(folder, 1)
+    words = arguments(folder, "")
+    del words[words.index("--teacher-url") : words.index("--teacher-url") + 2]
+    words[words.index("--teacher") + 1] = "gpt-4o"
+    seen, errors = connections(words)
+    assert seen == []
+    assert "cannot be asked with --offline" in errors

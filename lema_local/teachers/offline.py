@@ -1,0 +1,76 @@
+"""No connection but to the one named endpoint: what `--offline` promises, held by the interpreter itself.
+
+Python raises an audit event before each look-up of a name and each connection, whichever library asks for it; a
+hook that refuses cannot be taken away again. C extensions with sockets of their own would not be seen; none that
+this package uses has any.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+from lema_local.errors import InputError
+from lema_local.teachers.endpoints import is_local
+
+Address = tuple[str, int]
+
+
+class ConnectionForbidden(ConnectionRefusedError):
+    """A connection that `--offline` forbids. An `OSError`, so that libraries treat it as an endpoint that is away."""
+
+
+def go_offline(url: str | None) -> None:
+    """Forbid every connection of this process, for good, except to an endpoint on this machine or network.
+
+    Args:
+        url: The endpoint; None: no connection at all.
+
+    Raises:
+        InputError: If the endpoint is elsewhere.
+    """
+    if url is not None and not is_local(url):
+        raise InputError(
+            f"{url} is not on this machine or network", hint="leave --offline out, or name a local endpoint"
+        )
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    names, addresses = ({"", "localhost"}, set()) if url is None else _allowed(url)
+
+    def refuse(event: str, args: tuple[Any, ...]) -> None:
+        if event == "socket.getaddrinfo" and str(_text(args[0])) not in names:
+            raise _forbidden(_text(args[0]))
+        if event == "socket.connect" and isinstance(args[1], tuple) and not _is_allowed(args[1], addresses):
+            raise _forbidden(args[1][0])
+
+    sys.addaudithook(refuse)
+
+
+def _allowed(url: str) -> tuple[set[str], set[Address]]:
+    """Return the names that may be looked up and the addresses that may be connected to."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    found = {entry[4][:2] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    addresses = {(str(address), int(number)) for address, number in found}
+    return {"", "localhost", host, *(address for address, _ in addresses)}, addresses
+
+
+def _is_allowed(address: tuple[Any, ...], allowed: Collection[Address]) -> bool:
+    if (address[0], address[1]) in allowed:
+        return True
+    # On Windows an event loop talks to itself over loopback.
+    return os.name == "nt" and address[0] in {"127.0.0.1", "::1"}
+
+
+def _text(host: str | bytes | None) -> str:
+    return host.decode() if isinstance(host, bytes) else host or ""
+
+
+def _forbidden(host: object) -> ConnectionForbidden:
+    return ConnectionForbidden(errno.ECONNREFUSED, f"a connection to {host} is forbidden by --offline")
