@@ -25,7 +25,10 @@ def _settings_options(command: Any) -> Any:
         click.option("--rank", "lora_rank", type=int, help="Width of the adapter [64]."),
         click.option("--alpha", "lora_alpha", type=float, help="The adapter is scaled by alpha / rank [16]."),
         click.option("--dropout", "lora_dropout", type=float, help="Dropout on the adapter's inputs [0.05]."),
-        click.option("--learning-rate", type=float, help="Constant [2e-4; from 34B parameters on take 1e-4]."),
+        click.option("--learning-rate", type=float, help="[2e-4; from 34B parameters on take 1e-4]."),
+        click.option(
+            "--schedule", type=click.Choice(["constant", "linear", "cosine"]), help="Of the learning rate [constant]."
+        ),
         click.option("--batch-size", type=int, help="Examples per optimizer step [96]."),
         click.option("--micro-batch-size", type=int, help="Examples computed at once: speed, memory [4; CPU 8]."),
         click.option("--epochs", type=float, help="Passes through the examples [3]."),
