@@ -84,7 +84,9 @@ class LemaGroup(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=LemaGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.group(
+    cls=LemaGroup, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
+)
 @click.version_option(__version__, prog_name="lema")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("--debug", is_flag=True, help="Show a traceback instead of a message.")
@@ -103,6 +105,8 @@ def lema(ctx: click.Context, quiet: bool, debug: bool) -> None:
 
     progress.is_quiet = quiet
     ctx.obj = {"debug": debug}
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:

@@ -173,6 +173,12 @@ def test_every_command_has_help(name: str) -> None:
     assert "Usage: " in result.output
 
 
+def test_lema_alone_shows_where_to_start() -> None:
+    result = call()
+    assert result.exit_code == 0
+    assert "lema quickstart" in result.output
+
+
 def test_a_recipe_is_never_overwritten(recipe: Path) -> None:
     assert_told(call("recipes", "copy", "quickstart", recipe), "is there already")
 
