@@ -55,6 +55,10 @@ class TinyModel:
     extra_vocabulary: int = 0
     """Unused tokens, to make the vocabulary as large as a real one."""
     chat_template: str | None = None
+    is_tied: bool = False
+    """One matrix for embedding and output, as small real models have it."""
+    is_half: bool = False
+    """16-bit matrices instead of 32-bit ones."""
     end_bias: float = 0.0
     """Added to the end token's embedding along the mean direction: larger ends paths earlier."""
 
@@ -80,7 +84,7 @@ def write_model(path: Path, model: TinyModel | None = None, *, has_weights: bool
     _add_shape(writer, model)
     _add_tokenizer(writer, model)
     for name, tensor in _weights(model) if has_weights else ():
-        writer.add_tensor(name, tensor)
+        writer.add_tensor(name, tensor.astype(np.float16) if model.is_half and tensor.ndim == 2 else tensor)
     _finish(writer)
     return path
 
@@ -113,7 +117,7 @@ def _add_shape(writer: Any, model: TinyModel) -> None:
     writer.add_block_count(model.layers)
     writer.add_feed_forward_length(0 if model.architecture == "mamba" else model.feed_forward)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_file_type(0)
+    writer.add_file_type(1 if model.is_half else 0)
     if model.architecture == "mamba":
         writer.add_head_count(0)
         writer.add_ssm_conv_kernel(4)
@@ -148,10 +152,10 @@ def _weights(model: TinyModel) -> Iterator[tuple[str, np.ndarray]]:
     embedding = _normal(draw, len(model.tokens), model.hidden, spread=1.0)
     embedding[model.end_token] += model.end_bias * embedding.mean(axis=0)
     yield "token_embd.weight", embedding
-    # Untied and drawn anew: a tied random model only repeats its last token.
-    head = _normal(draw, len(model.tokens), model.hidden, spread=4.0)
-    head[model.end_token] *= 1.0 + model.end_bias
-    yield "output.weight", head
+    if not model.is_tied:  # drawn anew: a tied random model only repeats its last token
+        head = _normal(draw, len(model.tokens), model.hidden, spread=4.0)
+        head[model.end_token] *= 1.0 + model.end_bias
+        yield "output.weight", head
     yield "output_norm.weight", np.ones(model.hidden, np.float32)
     layer_weights = _mamba_layer if model.architecture == "mamba" else _attention_layer
     for layer in range(model.layers):

@@ -13,10 +13,14 @@ from lema_local.students.model import ModelFacts
 
 CELL_STEP = 256
 """llama.cpp rounds contexts up to this many cells. Source: llama-kv-cache.cpp, get_n_kv."""
+KV_TYPE_SIZE = {"f32": 2.0, "f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
+"""Size of a KV cell next to a 16-bit one. Source: ggml-common.h, bytes of a block of 32 values."""
 MEMORY_SHARE = 0.5
 """Of the memory that is free once the weights are in, what KV cells may take."""
 SMALL_MODEL_PARAMETERS = 50_000_000
-"""Below this, attention over other sequences' cells costs more than the weights: one stream each is faster."""
+"""Below this a step is so short that more paths in it pay."""
+LARGE_MODEL_PARAMETERS = 2_000_000_000
+"""From here on the weights decide the speed on a CPU: layouts differ little, and measuring them takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +38,91 @@ class EngineOptions:
     kv_type: str = "f16"
 
 
-def choose_layout(
-    facts: ModelFacts, jobs: list[Job], requests: int, max_tokens: int, options: EngineOptions
-) -> Layout:
-    """Return a layout for requests like these.
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is to be decoded, as far as the first prompts tell."""
 
-    Args:
-        facts: The model's.
-        jobs: The first prompts.
-        requests: Number of paths that begin with these prompts.
-        max_tokens: Most new tokens of a path.
-        options: What the user has set.
+    requests: int
+    """Paths that begin with the prompts looked at; more may follow."""
+    prompts: int
+    prefix_tokens: int
+    """What all prompts begin with."""
+    longest_prompt: int
+    """Tokens, the prefix among them."""
+    typical_prompt: int
+    """Median, in tokens."""
+    max_tokens: int
+    """Most new tokens of a path."""
+
+    @property
+    def paths_per_prompt(self) -> int:
+        """How many paths share a prompt."""
+        return max(1, self.requests // self.prompts)
+
+
+def describe_workload(jobs: list[Job], requests: int, max_tokens: int) -> Workload:
+    """Return what the first prompts tell of the work."""
+    lengths = sorted(len(job.tokens) for job in jobs)
+    return Workload(
+        requests=requests,
+        prompts=len(jobs),
+        prefix_tokens=len(common_prefix(jobs)),
+        longest_prompt=lengths[-1],
+        typical_prompt=lengths[len(lengths) // 2],
+        max_tokens=max_tokens,
+    )
+
+
+def candidate_layouts(facts: ModelFacts, work: Workload, options: EngineOptions) -> list[Layout]:
+    """Return the layouts worth a measurement, the one that is best by rule of thumb first.
+
+    Raises:
+        BackendUnavailable: If not even one sequence fits into memory.
     """
     is_small = facts.parameters < SMALL_MODEL_PARAMETERS
-    slots = min(options.slots or (64 if is_small else 32), MAX_SEQUENCES - 1)
-    if options.slots is None:
-        slots = max(1, min(slots, requests))
+    wished = options.slots or (64 if is_small else 32)
+    # More slots than paths only cost memory; a number that was asked for is kept.
+    most = min(wished if options.slots else max(1, min(wished, work.requests)), MAX_SEQUENCES - 1)
+    counts = [most] if options.slots or most < 8 else [most, most // 2]
+    unified = [False, True] if options.is_unified is None else [options.is_unified]
+    flash = True if options.has_flash_attention is None else options.has_flash_attention
+    layouts = [
+        make_layout(facts, work, options, count, is_unified, flash)
+        for is_unified in unified
+        for count in counts
+    ]
+    # Where memory is short, the pool that shares its prompts holds more paths.
+    return sorted(dict.fromkeys(layouts), key=lambda layout: layout.slots < most and not layout.is_unified)
+
+
+def make_layout(
+    facts: ModelFacts,
+    work: Workload,
+    options: EngineOptions,
+    slots: int,
+    is_unified: bool,
+    has_flash_attention: bool,
+) -> Layout:
+    """Return a layout with cells enough for this work, or as many as memory holds."""
     sequence_tokens = min(options.context_tokens or facts.trained_context, facts.trained_context)
+    longest = min(work.longest_prompt, sequence_tokens)
+    new = min(work.max_tokens, sequence_tokens) + 1
+    if is_unified:
+        prompts = math.ceil(slots / work.paths_per_prompt) + 1
+        cells = work.prefix_tokens + slots * new + prompts * (longest - work.prefix_tokens)
+    else:
+        cells = (slots + 1) * round_cells(longest + new)
     layout = Layout(
         slots=slots,
         threads=options.threads or physical_cores(),
-        cells=0,
+        cells=round_cells(cells),
         sequence_tokens=sequence_tokens,
         batch_tokens=max(512, 2 * slots),
-        is_unified=(not is_small) if options.is_unified is None else options.is_unified,
-        has_flash_attention=True if options.has_flash_attention is None else options.has_flash_attention,
+        is_unified=is_unified,
+        has_flash_attention=has_flash_attention,
         kv_type=options.kv_type,
     )
-    longest = min(max(len(job.tokens) for job in jobs), sequence_tokens)
-    prefix = len(common_prefix(jobs))
-    new = min(max_tokens, sequence_tokens) + 1
-    per_job = max(1, requests // len(jobs))
-    if layout.is_unified:
-        prompts = math.ceil(slots / per_job) + 1
-        cells = prefix + slots * new + prompts * (longest - prefix)
-    else:
-        cells = (slots + 1) * round_cells(longest + new)
-    return _fit_memory(replace(layout, cells=round_cells(cells)), facts, prefix + longest + new)
+    return _fit_memory(layout, facts, work.prefix_tokens + longest + new)
 
 
 def grow(layout: Layout, needed_tokens: int) -> Layout:
@@ -87,7 +139,8 @@ def round_cells(count: int) -> int:
 
 def _fit_memory(layout: Layout, facts: ModelFacts, needed_tokens: int) -> Layout:
     """Lower the cells, or the slots with them, to what free memory holds."""
-    most = int(MEMORY_SHARE * free_memory_bytes()) // max(1, facts.cell_bytes)
+    cell_bytes = max(1, int(facts.cell_bytes * KV_TYPE_SIZE[layout.kv_type]))
+    most = int(MEMORY_SHARE * free_memory_bytes()) // cell_bytes
     if layout.cells <= most:
         return layout
     if layout.is_unified and most >= needed_tokens:
@@ -98,7 +151,7 @@ def _fit_memory(layout: Layout, facts: ModelFacts, needed_tokens: int) -> Layout
         return replace(layout, slots=slots, cells=(slots + 1) * each)
     raise BackendUnavailable(
         f"{facts.path.name}: one sequence of {needed_tokens} tokens needs "
-        f"{needed_tokens * facts.cell_bytes / 2**30:.1f} GiB of KV cells, "
+        f"{needed_tokens * cell_bytes / 2**30:.1f} GiB of KV cells, "
         f"and {free_memory_bytes() / 2**30:.1f} GiB of memory are free",
         hint="lower --max-tokens or --context-tokens, or take a smaller student",
     )

@@ -13,10 +13,19 @@ from lema_local.students.base import Completion, DecodeSettings, Prompt, PromptS
 from lema_local.students.chat import render_chat
 from lema_local.students.decoder import Decoder, Layout
 from lema_local.students.feed import Feed, common_prefix
-from lema_local.students.layout import EngineOptions, check_weights_fit, choose_layout, grow
+from lema_local.students.layout import (
+    LARGE_MODEL_PARAMETERS,
+    EngineOptions,
+    Workload,
+    candidate_layouts,
+    check_weights_fit,
+    describe_workload,
+    grow,
+)
 from lema_local.students.model import Model, ModelFacts, Tokens, read_facts
 from lema_local.students.native import shared_library_version
 from lema_local.students.scheduler import Scheduler
+from lema_local.students.tuning import fastest_layout
 
 Adapters = tuple[tuple[Path, float], ...]
 """GGUF LoRA adapters with their scales."""
@@ -59,6 +68,8 @@ class LlamaStudent:
         self._adapters: Adapters = ()
         self._style = prompt_style
         self._layout = Layout(**chosen) if chosen else None
+        self._is_for_few = False
+        """Whether the layout was chosen for fewer paths than it would otherwise hold."""
         self._on_chosen = on_chosen
         self._decoder: Decoder | None = None
         self._prefix = _NO_TOKENS
@@ -151,13 +162,26 @@ class LlamaStudent:
             layout = grow(layout, scheduler.needed_tokens)
 
     def _choose(self, feed: Feed, settings: DecodeSettings) -> Layout:
-        if self._layout is None:
-            jobs = feed.look_ahead(0)
-            self._layout = choose_layout(self.facts, jobs, len(feed), settings.max_tokens, self._options)
+        """Return the layout: the one that was chosen before, unless far more is asked of it now."""
+        if self._layout is None or (self._is_for_few and len(feed) > self._layout.slots):
+            work = describe_workload(feed.look_ahead(0), len(feed), settings.max_tokens)
+            layouts = candidate_layouts(self.facts, work, self._options)
+            self._is_for_few = work.requests <= layouts[0].slots
+            is_worth_it = self._is_worth_measuring(layouts, work)
+            self._layout = fastest_layout(self._model, layouts, work) if is_worth_it else layouts[0]
         if self._on_chosen is not None:
             self._on_chosen(self._layout.as_dict())
             self._on_chosen = None
         return self._layout
+
+    def _is_worth_measuring(self, layouts: Sequence[Layout], work: Workload) -> bool:
+        is_on_cpu = self._options.gpu_layers == 0
+        return (
+            len(layouts) > 1
+            and work.requests >= 2 * layouts[0].slots
+            and not self.facts.is_recurrent
+            and not (is_on_cpu and self.facts.parameters >= LARGE_MODEL_PARAMETERS)
+        )
 
     def _prepare(self, layout: Layout, prefix: Tokens) -> Decoder:
         """Return a decoder of this layout that holds the prefix and nothing else."""
