@@ -79,4 +79,4 @@ def common_prefix(jobs: list[Job]) -> Tokens:
     """Return the tokens with which all the jobs begin, never a whole prompt of one of them."""
     first = jobs[0].tokens
     length = min((common_length(first, job.tokens) for job in jobs[1:]), default=0)
-    return first[: min(length, *(len(job.tokens) - 1 for job in jobs))]
+    return first[: max(0, min(length, *(len(job.tokens) - 1 for job in jobs)))]
