@@ -152,9 +152,7 @@ _OPERATORS = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "**": "^"
 _WORD_OPERATORS = {"x": "*", "times": "*", "plus": "+", "minus": "-", "by": "/"}
 _STATES = frozenset({"is", "are", "equals", "makes", "gives", "to"})
 _UNIT_LETTERS = frozenset("ghklm¢")
-_NO_UNITS = frozenset(
-    {"and", "or", "so", "but", "then", "if", "where", "when", "because", "which", "for", "the"}
-)
+_NO_UNITS = frozenset({"and", "or", "so", "but", "then", "if", "where", "when", "because"})
 _CENTS = frozenset({"cents", "cent", "¢"})
 _FRACTION_CHARACTERS = {"½": "(1/2)", "¼": "(1/4)", "¾": "(3/4)", "⅓": "(1/3)", "⅔": "(2/3)"}
 _LATEX = (

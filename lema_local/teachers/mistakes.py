@@ -62,9 +62,12 @@ class _Part:
     """Some terms of a gold sum, or some factors of a gold product: the forms of those that are left."""
 
     rest: frozenset[Fraction]
+    line: int
 
 
 _MAX_TERMS = 7
+_STILL = frozenset({"left", "remain", "leave", "leavin", "still", "now", "end", "did", "does", "altoge"})
+"""Words that are true of what is left in between, too."""
 _TIMES = re.compile(r"[xX*](?= ?[$(.\d])")
 _ALGEBRA = re.compile(
     r"(?<![\w'’.])[b-zB-Z](?![\w'’.]) ?[-+/=^–]|[-+/=^–(] ?[b-zB-Z](?![\w'’.])|\d[a-fn-z]\b|\b[Ll]et [b-zB-Z] ",  # noqa: RUF001
@@ -93,17 +96,17 @@ class _Gold:
     @cached_property
     def parts(self) -> dict[Fraction, list[_Part]]:
         """By form, what a solution may compute on another way to a line."""
-        shifted = [move.shifted for move in self.moves if move.shifted]
-        sums = {expression.value: expression.terms for expression in shifted}
-        products = {expression.value: expression.factors for expression in shifted}
+        shifted = [(move.step, move.shifted) for move in self.moves if move.shifted]
+        sums = {expression.value: expression.terms for _, expression in shifted}
+        products = {expression.value: expression.factors for _, expression in shifted}
         parts: dict[Fraction, list[_Part]] = defaultdict(list)
-        for expression in shifted:
-            for form, part in _combine(_expand(expression.terms, sums), is_sum=True):
-                parts[form].append(part)
-            for form, part in _combine(_expand(expression.factors, products), is_sum=False):
-                parts[form].append(part)
+        for line, expression in shifted:
+            for form, rest in _combine(_expand(expression.terms, sums), is_sum=True):
+                parts[form].append(_Part(rest, line))
+            for form, rest in _combine(_expand(expression.factors, products), is_sum=False):
+                parts[form].append(_Part(rest, line))
         for form in self._find_multiples():
-            parts[form].append(_Part(frozenset()))
+            parts[form].append(_Part(frozenset(), self.goal))
         return parts
 
     def _find_multiples(self) -> Iterator[Fraction]:
@@ -182,6 +185,11 @@ class _Gold:
             needed |= set(range(min(needed), len(self.lines))) - done
         if needed and self._rests_on_algebra(needed):
             needed |= self.algebra | (set(range(len(self.lines))) - done)
+        # A number out of nowhere may come from any line before; better one too many than one too few.
+        untraced = [
+            move.step for move in self.moves if move.step in needed and move.claim and move.has_own_numbers
+        ]
+        needed |= set(range(max(untraced, default=0))) - done
         return sorted(needed)
 
     def _rests_on_algebra(self, needed: set[int]) -> bool:
@@ -299,7 +307,9 @@ class _Trace:
         done = {line for i, line in enumerate(self.lines) if line is not None and i < index}
         if self.gold.is_near_miss(move, self.steps[move.step], done):
             return False
-        parts = [part for form in move.forms for part in self.gold.parts.get(form, [])]
+        parts = [
+            part for form in move.forms for part in self.gold.parts.get(form, []) if part.line not in done
+        ]
         return any(not part.rest or part.rest & self.moves[user].operand_forms for part in parts)
 
     def _find_makers(self, index: int) -> list[int]:
@@ -324,7 +334,27 @@ class _Trace:
         """All that was computed is right: the answer is stated too early, or is another than was found."""
         step = max(len(self.steps) - 1, 0)
         needed = self._find_needed(step)
+        if needed:
+            step = self._find_early_answer(step, needed)
+            needed = self._find_needed(step)
         return self._contrast(Fault(step + 1, "stops_early" if needed else "misstates"), needed, "")
+
+    def _find_early_answer(self, last: int, needed: Sequence[int]) -> int:
+        """Return the step that already says of a value short of the answer what is asked for; else the last one."""
+        sentences = [sentence for sentence in self.question.split(". ") if sentence]
+        asked = read_content(sentences[-1]) if sentences else set()
+        told = {
+            word for i, line in enumerate(self.gold.lines) if i not in needed for word in read_content(line)
+        }
+        stated = key(self.stated) if self.stated is not None else None
+        for step in range(last):
+            says = read_content(self.steps[step]) & asked - told - _STILL
+            values = {key(m.value) for m in self.moves if m.step == step} or keys(
+                find_numbers(self.steps[step])
+            )
+            if says and stated in values:
+                return step
+        return last
 
     def _find_needed(self, step: int) -> list[int]:
         pairs = zip(self.moves, self.lines, strict=True)
@@ -336,17 +366,30 @@ class _Trace:
         lines = [line for line in needed if self.gold.find_claim(line)]
         if not lines:
             return replace(fault, needed=tuple(self.gold.lines[line] for line in needed))
+        if fault.kind == "stops_early":
+            # Where an earlier step is named, its own line is told again; what is missing comes after that.
+            later = [i for i in lines if self.stated is None or key(self._value_of(i)) != key(self.stated)]
+            lines = later or lines
         line = lines[0] if fault.kind == "arithmetic" or not text else self._find_nearest(fault, lines, text)
         first = self._find_below(line, needed)
+        place = first[0] if first[0] in lines else line
+        if (
+            fault.kind == "leaves_gold"
+            and (missing := self._find_left_out(fault.claim, lines, needed)) is not None
+        ):
+            fault, place = replace(fault, kind="leaves_out"), missing
+            first = self._find_below(place, needed)
         order = [*first, *(i for i in needed if i not in first)]
         if self.gold.algebra & set(needed):
             order = list(needed)  # what a letter means is said first
-        fault = replace(fault, needed=tuple(self.gold.lines[i] for i in order))
-        missing = self._find_left_out(fault.claim, line, first) if fault.kind == "leaves_gold" else None
-        if missing is not None:
-            fault = replace(fault, kind="leaves_out")
-        place = missing if missing is not None else first[0] if first[0] in lines else line
-        return replace(fault, contrast=self.gold.find_claim(place), contrast_line=self.gold.lines[place])
+        texts = tuple(self.gold.lines[i] for i in order)
+        return replace(
+            fault, needed=texts, contrast=self.gold.find_claim(place), contrast_line=self.gold.lines[place]
+        )
+
+    def _value_of(self, line: int) -> Fraction:
+        claim = self.gold.find_claim(line)
+        return claim.stated if claim else Fraction(0)
 
     def _find_nearest(self, fault: Fault, lines: Sequence[int], text: str) -> int:
         """Return the needed line most like the wrong step; the first one where it is like none or like that as well."""
@@ -368,14 +411,18 @@ class _Trace:
             open_lines += sources
         return sorted(below)
 
-    def _find_left_out(self, wrong: Claim | None, line: int, below: Sequence[int]) -> int | None:
-        """Return the line whose result the wrong equation lacks, where it does else what `line` does."""
-        right = self.gold.find_claim(line)
-        if wrong is None or right is None or wrong.operators != right.operators:
-            return None
-        missing = keys(right.operands) - keys(wrong.operands)
-        sources = {i: claim for i in below if i != line and (claim := self.gold.find_claim(i))}
-        return next((i for i, claim in sources.items() if missing == {key(claim.stated)}), None)
+    def _find_left_out(self, wrong: Claim | None, lines: Sequence[int], needed: Sequence[int]) -> int | None:
+        """Return the line whose result the wrong equation lacks, where it does else what a later line does."""
+        for line in lines:
+            right = self.gold.find_claim(line)
+            if wrong is None or right is None or wrong.operators != right.operators:
+                continue
+            missing = keys(right.operands) - keys(wrong.operands)
+            is_like = keys(right.operands) & keys(wrong.operands)
+            for below in self._find_below(line, needed):
+                if is_like and below != line and below in lines and missing == {key(self._value_of(below))}:
+                    return below
+        return None
 
     def _blame(self, wrong: Move) -> int:
         """Return the step to name: an earlier one that brought a wrong number in by saying `4 pizzas` of 5."""
@@ -472,7 +519,7 @@ def _expand(parts: Sequence[Fraction], inner: dict[Fraction, tuple[Fraction, ...
     return expanded if len(expanded) <= _MAX_TERMS else list(parts)
 
 
-def _combine(terms: Sequence[Fraction], *, is_sum: bool) -> Iterator[tuple[Fraction, _Part]]:
+def _combine(terms: Sequence[Fraction], *, is_sum: bool) -> Iterator[tuple[Fraction, frozenset[Fraction]]]:
     """Yield what some of the terms or factors come to, with and without the sign, and which are left."""
     for size in range(2, len(terms)) if len(terms) <= _MAX_TERMS else ():
         for chosen in combinations(range(len(terms)), size):
@@ -482,7 +529,7 @@ def _combine(terms: Sequence[Fraction], *, is_sum: bool) -> Iterator[tuple[Fract
             rest = [term for index, term in enumerate(terms) if index not in chosen]
             # A number is met as it stands in the text: 60-4 has the term -4, 60/4 the factor 1/4.
             other = [-term for term in rest] if is_sum else [1 / term for term in rest if term]
-            part = _Part(frozenset([*rest, *other]))
-            yield total, part
+            left = frozenset([*rest, *other])
+            yield total, left
             if is_sum:
-                yield -total, part
+                yield -total, left

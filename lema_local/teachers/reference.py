@@ -141,7 +141,9 @@ def _find_reason(question: str, steps: Sequence[str], fault: Fault) -> str:
     """
     assert fault.contrast is not None
     used = set(fault.claim.operands) if fault.claim else set()
-    wanted = {number for number in fault.contrast.operands if number not in used}
+    wanted = {number for number in fault.contrast.operands if number not in used} or set(
+        fault.contrast.operands[1:]
+    )
     words = read_content(fault.contrast_line)
     told = _split_sentences(question)
     found = [

@@ -39,11 +39,16 @@ _PRIMES = (
 
 WORDS = {
     "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
-    "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "fifteen": "15", "twenty": "20", "thirty": "30",
-    "forty": "40", "fifty": "50", "sixty": "60", "hundred": "100", "thousand": "1000", "half": "1/2", "twice": "2",
-    "double": "2", "doubles": "2", "doubled": "2", "thrice": "3", "triple": "3", "quarter": "1/4", "third": "1/3",
-    "dozen": "12", "couple": "2", "pair": "2", "pairs": "2", "both": "2",
+    "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14", "fifteen": "15",
+    "sixteen": "16", "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20", "thirty": "30",
+    "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90", "hundred": "100",
+    "thousand": "1000", "half": "1/2", "twice": "2", "double": "2", "doubles": "2", "doubled": "2", "thrice": "3",
+    "triple": "3", "quarter": "1/4", "third": "1/3", "dozen": "12", "couple": "2", "pair": "2", "pairs": "2",
+    "both": "2",
 }  # fmt: skip
+_COMPOUND = re.compile(
+    r"\b(twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)[- ](one|two|three|four|five|six|seven|eight|nine)\b"
+)
 _COMMON = frozenset({
     "after", "all", "also", "and", "are", "because", "been", "before", "but", "can", "each", "finally", "find",
     "first", "for", "from", "get", "gets", "had", "has", "have", "her", "his", "how", "into", "its", "let", "makes",
@@ -216,7 +221,10 @@ def read_value(answer: str) -> Fraction | None:
 
 def read_words(text: str) -> list[Fraction]:
     """Return the numbers that are written as words: `twice`, `three`, `a dozen`."""
-    return [Fraction(WORDS[word]) for word in re.findall(r"[a-z]+", text.lower()) if word in WORDS]
+    text = text.lower()
+    compounds = [Fraction(WORDS[tens]) + Fraction(WORDS[ones]) for tens, ones in _COMPOUND.findall(text)]
+    words = re.findall(r"[a-z]+", _COMPOUND.sub(" ", text))
+    return [*compounds, *(Fraction(WORDS[word]) for word in words if word in WORDS)]
 
 
 def read_plain(step: str) -> str:
