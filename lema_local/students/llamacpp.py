@@ -68,6 +68,7 @@ class LlamaStudent:
         self._adapters: Adapters = ()
         self._style = prompt_style
         self._layout = Layout(**chosen) if chosen else None
+        self._measures = True
         self._is_for_few = False
         """Whether the layout was chosen for fewer paths than it would otherwise hold."""
         self._on_chosen = on_chosen
@@ -139,6 +140,8 @@ class LlamaStudent:
         """Yield each request with its completion; see `Student.complete_many`."""
         if is_exact:
             group = list(requests)
+            # What a measurement finds fastest may differ the next time, and with it the last bits of the logits.
+            self._measures = False
             yield from _in_order(group, self._run_all(Feed(group, self.tokenize), settings, len(group)))
         else:
             yield from self._run_all(Feed(requests, self.tokenize), settings, LOOK_AHEAD)
@@ -167,7 +170,7 @@ class LlamaStudent:
             work = describe_workload(feed.look_ahead(0), len(feed), settings.max_tokens)
             layouts = candidate_layouts(self.facts, work, self._options)
             self._is_for_few = work.requests <= layouts[0].slots
-            is_worth_it = self._is_worth_measuring(layouts, work)
+            is_worth_it = self._measures and self._is_worth_measuring(layouts, work)
             self._layout = fastest_layout(self._model, layouts, work) if is_worth_it else layouts[0]
         if self._on_chosen is not None:
             self._on_chosen(self._layout.as_dict())
