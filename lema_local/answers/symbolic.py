@@ -20,7 +20,7 @@ from typing import Any
 from lema_local.answers import solver
 from lema_local.answers.comparison import Comparison
 
-WALL_TIMEOUT_S = 30.0 if solver.COUNTS_CPU else solver.TIMEOUT_S
+WALL_TIMEOUT_S = 10.0 if solver.COUNTS_CPU else solver.TIMEOUT_S
 """By the clock: a busy machine must not turn right answers into undecided ones."""
 WORKERS = 2
 MAX_BRACKETS = 60
