@@ -10,7 +10,7 @@ reply at all is `failed`, and the next run asks again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,9 +21,17 @@ from lema_local.errors import InputError, LemaError
 from lema_local.records import Correction, Question, ReasoningPath
 from lema_local.steps import split_steps, state_answer
 from lema_local.students.base import Prompt, PromptStyle
-from lema_local.teachers.base import Answered, Desk, Failed, TeacherRequest
+from lema_local.teachers.base import Answered, Desk, Failed, RawReply, TeacherRequest
 
 Mistake = tuple[Question, ReasoningPath]
+_NOTHING_READ: Mapping[str, object] = {
+    "incorrect_step": None,
+    "explanation": None,
+    "corrected_solution": None,
+    "final_answer": None,
+    "reason": None,
+    "checks": {},
+}
 MistakeVerdict = Literal["wrong", "no_answer", "truncated"]
 
 
@@ -181,21 +189,39 @@ def read_outcome(
     )
     if isinstance(outcome, Failed):
         return correction.model_copy(update={"reason": outcome.reason})
-    reply = outcome.reply
-    told: dict[str, object] = {
-        "teacher_reported": reply.model,
-        "reply_key": outcome.reply_key,
-        "cost_usd": reply.cost_usd,
-    }
-    found = read_reply(reply.text, question, correction.original_steps)
-    if found["verdict"] == "rejected" and (
-        why := explain_finish(reply.finish_reason, reply.completion_tokens)
-    ):
+    told = {"reply_key": outcome.reply_key, "cost_usd": outcome.reply.cost_usd}
+    return take_reply(correction.model_copy(update=told), question, outcome.reply)
+
+
+def take_reply(correction: Correction, question: Question, reply: RawReply) -> Correction:
+    """Return a correction with all that a raw reply decides, whatever it said before."""
+    found = dict(_NOTHING_READ) | read_text(reply.text, question, correction.original_steps)
+    why = explain_finish(reply.finish_reason, reply.completion_tokens)
+    if found["verdict"] == "rejected" and why:
         found["reason"] = f"{why}: {found['reason']}"
-    return correction.model_copy(update=told | found)
+    return correction.model_copy(update={"teacher_reported": reply.model, **found})
 
 
-def read_reply(text: str, question: Question, original_steps: Sequence[str]) -> dict[str, object]:
+def reparse_corrections(
+    corrections: Iterable[Correction],
+    questions: Iterable[Question],
+    find_reply: Callable[[str], RawReply | None],
+) -> Iterator[tuple[Correction, Correction]]:
+    """Yield each correction with what today's parser and checks make of the same raw reply, free of charge.
+
+    Args:
+        corrections: As a run made them.
+        questions: With the gold answers; a correction without its question stays as it is.
+        find_reply: Returns a raw reply by its key; None where the journal does not hold it: it stays as it is.
+    """
+    by_id = {question.id: question for question in questions}
+    for correction in corrections:
+        question = by_id.get(correction.question_id)
+        reply = find_reply(correction.reply_key) if correction.reply_key is not None else None
+        yield correction, take_reply(correction, question, reply) if question and reply else correction
+
+
+def read_text(text: str, question: Question, original_steps: Sequence[str]) -> dict[str, object]:
     """Return the fields of a correction that a reply's text decides."""
     try:
         parsed = parse_reply(text, original_steps)
@@ -223,13 +249,6 @@ def explain_finish(finish_reason: str, tokens: int | None) -> str | None:
     if finish_reason == "length":
         return f"the reply was cut after {tokens} tokens" if tokens else "the reply was cut"
     return "the provider filtered the reply" if finish_reason == "content_filter" else None
-
-
-def order_corrections(corrections: Iterable[Correction], mistakes: Iterable[Mistake]) -> list[Correction]:
-    """Return the corrections in the order of their mistakes, one each: of several the one that stands last."""
-    by_path: Mapping[tuple[str, str, int], Correction] = {path_key(one): one for one in corrections}
-    keys = (path_key(path) for _, path in mistakes)
-    return [by_path[key] for key in keys if key in by_path]
 
 
 def path_key(record: ReasoningPath | Correction) -> tuple[str, str, int]:

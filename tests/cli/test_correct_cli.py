@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 from fake_teacher import ERRORS, FakeTeacher, FakeTeacherProcess, closed_port
 
 from lema_local.cli import lema
-from lema_local.jsonl import read_partial, read_records
+from lema_local.cli.reparse import reparse
+from lema_local.jsonl import read_partial, read_records, write_records
 from lema_local.records import Correction
 
 KEY = "sk-MARKED0123456789abcdefghijklmn"
@@ -354,6 +355,25 @@ def test_two_processes_on_one_journal_ask_once(folder: Path) -> None:
     one, other = (read_records(folder / f"{name}.jsonl", Correction) for name in ("a", "b"))
     assert comparable(one) == comparable(other)
     assert len(one) == 40
+
+
+def test_replies_are_read_again_free_of_charge(folder: Path) -> None:
+    write_inputs(folder, 6)
+    with FakeTeacher() as server:
+        summary(run(*arguments(folder, server.url)))
+    out, again = folder / "out.jsonl", folder / "again.jsonl"
+    made = read_records(out, Correction)
+    spoilt = made[0].model_copy(
+        update={"verdict": "rejected", "reason": "an older parser", "incorrect_step": None}
+    )
+    unknown = made[1].model_copy(update={"reply_key": "gone"})
+    write_records(out, [spoilt, unknown, *made[2:]])
+    runner = CliRunner().invoke(
+        reparse, [str(out), "--questions", str(folder / "questions.jsonl"), "--out", str(again)]
+    )
+    assert runner.exit_code == 0, runner.output
+    assert "1  rejected to accepted" in runner.stdout
+    assert read_records(again, Correction) == [made[0], unknown, *made[2:]]
 
 
 COUNT_CONNECTIONS = """

@@ -12,7 +12,6 @@ from lema_local.stages.correct import (
     CorrectSettings,
     correct_mistakes,
     list_steps,
-    order_corrections,
     select_mistakes,
 )
 from lema_local.students.base import Message, PromptStyle
@@ -211,15 +210,6 @@ def test_mistakes_can_be_limited_per_question_and_in_all() -> None:
 def test_a_path_without_its_question_is_told() -> None:
     with pytest.raises(InputError, match="q7"):
         list(select_mistakes([path(7)], [question()], CorrectSettings()))
-
-
-def test_corrections_are_put_in_the_order_of_their_mistakes() -> None:
-    mistakes = [(question(n), path(n)) for n in range(4)]
-    corrections = list(
-        correct_mistakes(mistakes, ScriptedDesk(lambda r: GOOD), PlainPrompt(), CorrectSettings())
-    )
-    again = order_corrections([*reversed(corrections), corrections[2]], mistakes)
-    assert again == corrections
 
 
 def test_rationales_are_kept_by_answer_form_and_new_equations() -> None:
