@@ -5,6 +5,7 @@ The only module that imports `llama_cpp`; everything else asks `library()` for i
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections import deque
 from pathlib import Path
@@ -26,6 +27,7 @@ def library() -> Any:
         BackendUnavailable: If llama-cpp-python is not installed or its library cannot be loaded.
     """
     try:
+        import llama_cpp._utils as _utils
         import llama_cpp.llama_cpp as low_level
     except (ImportError, OSError, RuntimeError) as err:
         raise BackendUnavailable(
@@ -35,6 +37,9 @@ def library() -> Any:
     _kept_alive.append(callback)
     low_level.llama_log_set(callback, None)
     low_level.llama_backend_init()
+    # It opens these on import and never closes them: Python would complain of that at its end.
+    for stream in (_utils.outnull_file, _utils.errnull_file):
+        atexit.register(stream.close)
     return low_level
 
 
