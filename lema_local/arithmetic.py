@@ -9,7 +9,7 @@ at. What is found are claims, "this expression equals that one", each with what 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -76,24 +76,19 @@ def evaluate(expression: str) -> Fraction:
     return read_expression(expression).value
 
 
-def read_expression(expression: str, numbers: Mapping[str, Fraction] | None = None) -> Expression:
-    """Work out an expression, with other values for its numbers as they are written, if given.
+def read_expression(expression: str, numbers: Sequence[Fraction] = ()) -> Expression:
+    """Work out an expression; with `numbers`, these stand in the places of its own, in order.
 
     Raises:
         NotArithmetic: As `evaluate`.
     """
     tokens = _tokenize(expression)
-    if numbers:
-        tokens = [token._replace(value=numbers.get(token.text, token.value)) for token in tokens]
+    given = iter(numbers)
+    tokens = [t._replace(value=next(given, t.value)) if t.kind == "number" else t for t in tokens]
     value, position = _Parser(tokens).parse(0)
     if position != len(tokens):
         raise NotArithmetic(f"{expression[:80]!r} is no plain arithmetic")
     return Expression(value.value, value.terms, value.factors)
-
-
-def list_numbers(expression: str) -> list[str]:
-    """Return the numbers of an expression as they are written, each once."""
-    return list(dict.fromkeys(token.text for token in _tokenize(expression) if token.kind == "number"))
 
 
 def find_claims(text: str) -> list[Claim]:

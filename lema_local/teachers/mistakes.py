@@ -9,7 +9,7 @@ arithmetic does not hold, is the fault. What is still needed from there on are t
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -96,14 +96,13 @@ class _Gold:
     @cached_property
     def parts(self) -> dict[Fraction, list[_Part]]:
         """By form, what a solution may compute on another way to a line."""
-        shifted = [(move.step, move.shifted) for move in self.moves if move.shifted]
-        sums = {expression.value: expression.terms for _, expression in shifted}
-        products = {expression.value: expression.factors for _, expression in shifted}
+        sums: dict[Fraction, tuple[Fraction, ...]] = {}
+        products: dict[Fraction, tuple[Fraction, ...]] = {}
         parts: dict[Fraction, list[_Part]] = defaultdict(list)
-        for line, expression in shifted:
-            for form, rest in _combine(_expand(expression.terms, sums), is_sum=True):
-                parts[form].append(_Part(rest, line))
-            for form, rest in _combine(_expand(expression.factors, products), is_sum=False):
+        for line, expression in ((move.step, move.shifted) for move in self.moves if move.shifted):
+            sums[expression.value] = terms = _expand(expression.terms, sums)
+            products[expression.value] = factors = _expand(expression.factors, products)
+            for form, rest in (*_combine(terms, is_sum=True), *_combine(factors, is_sum=False)):
                 parts[form].append(_Part(rest, line))
         for form in self._find_multiples():
             parts[form].append(_Part(frozenset(), self.goal))
@@ -158,6 +157,18 @@ class _Gold:
             return True
         return bool(told) and not any(form in self.parts for form in move.forms)
 
+    def is_attempt(self, move: Move, text: str, done: set[int]) -> bool:
+        """Whether a move speaks of an undone line's matter, with one of its numbers, and is no part of any line."""
+        if move.claim is None or any(form in self.parts for form in move.forms):
+            return False
+        words, numbers = read_content(text), keys(move.operands)
+        return any(
+            gold.step not in done
+            and numbers & keys(gold.operands)
+            and len(words & read_content(self.lines[gold.step])) > 1
+            for gold in self.moves
+        )
+
     def is_near_miss(self, move: Move, text: str, done: set[int]) -> bool:
         """Whether a move is an undone line but for one number: a part of a sum by chance, a mistake in earnest."""
         for gold in self.moves:
@@ -183,21 +194,19 @@ class _Gold:
             open_lines += [i for i in self.find_sources(line) if i not in done and i not in needed]
         if needed and not self._answers:
             needed |= set(range(min(needed), len(self.lines))) - done
+        if needed and self.goal not in self._told:
+            needed |= set(range(len(self.lines))) - done
         if needed and self._rests_on_algebra(needed):
             needed |= self.algebra | (set(range(len(self.lines))) - done)
         # A number out of nowhere may come from any line before; better one too many than one too few.
-        untraced = [
-            move.step for move in self.moves if move.step in needed and move.claim and move.has_own_numbers
-        ]
+        untraced = [move.step for move in self.moves if move.step in needed and move.has_own_numbers]
         needed |= set(range(max(untraced, default=0))) - done
         return sorted(needed)
 
     def _rests_on_algebra(self, needed: set[int]) -> bool:
         """Whether an equation with letters is needed, or may hold what a needed line uses."""
         is_untraced = any(move.has_own_numbers for move in self.moves if move.step in needed)
-        return bool(self.algebra) and (
-            is_untraced or bool(needed & self.algebra) or self.goal not in self._told
-        )
+        return bool(self.algebra) and (is_untraced or bool(needed & self.algebra))
 
     @cached_property
     def _told(self) -> set[int]:
@@ -219,10 +228,11 @@ class _Gold:
         return bool(self._answers and self._answers[-1].forms & move.forms)
 
     def find_sources(self, line: int) -> Iterator[int]:
-        """Yield the lines whose values a line uses."""
-        for operand in keys(operand for move in self.moves if move.step == line for operand in move.operands):
+        """Yield the lines whose values a line uses; 80+80 uses two lines."""
+        used = Counter(key(operand) for move in self.moves if move.step == line for operand in move.operands)
+        for operand, times in used.items():
             sources = [move.step for move in self.moves if move.step < line and key(move.value) == operand]
-            yield from sources[-1:]
+            yield from sources[-times:]
 
     def find_claim(self, line: int) -> Claim | None:
         """Return the last equation of a line."""
@@ -266,22 +276,25 @@ class _Trace:
         open_moves: list[tuple[int, int | None]] = [(final, None)] if final is not None else []
         if final is None:
             open_moves = [(index, None) for index in range(len(self.moves))]
+        # Where terms or factors are missing at the end, a part on the way there is where they went missing.
+        is_lacking = final is not None and any(form in self.gold.parts for form in self.moves[final].forms)
         trail: set[int] = set()
         while open_moves:
             index, user = open_moves.pop()
-            if (
-                index not in trail
-                and self.lines[index] is None
-                and not (user is not None and self._is_part(index, user))
-            ):
+            is_part = user is not None and not is_lacking and self._is_part(index, user)
+            if index not in trail and self.lines[index] is None and not is_part:
                 trail.add(index)
                 open_moves += [(maker, index) for maker in self.makers[index]]
-        contradicting = (
-            index
-            for index, move in enumerate(self.moves)
-            if self.gold.contradicts(move) and self.lines[index] is None
-        )
-        return min([*trail, *contradicting], default=None)
+        return min([*trail, *self._find_failed_attempts()], default=None)
+
+    def _find_failed_attempts(self) -> Iterator[int]:
+        """Yield moves that try to do a gold line's work and fail, whether anything is made of them or not."""
+        done: set[int] = set()
+        for index, (move, line) in enumerate(zip(self.moves, self.lines, strict=True)):
+            if line is not None:
+                done.add(line)
+            elif self.gold.contradicts(move) or self.gold.is_attempt(move, self.steps[move.step], done):
+                yield index
 
     def find_overshoot(self) -> int | None:
         """Return the first move behind the gold answer, where the stated answer comes from behind it."""
@@ -431,7 +444,8 @@ class _Trace:
             if find_claims(self.steps[step]):
                 continue
             for noun, numbers in _pair_nouns([self.steps[step]], reach=1).items():
-                if known.get(noun) and numbers & keys(wrong.operands) and not numbers & known[noun]:
+                strange = numbers & keys(wrong.operands) - self.gold.mental.keys()
+                if strange and known.get(noun) and not numbers & known[noun]:
                     return step
         return wrong.step
 
@@ -508,7 +522,7 @@ def _pair_nouns(texts: Iterable[str], reach: int) -> dict[str, set[Fraction]]:
     return pairs
 
 
-def _expand(parts: Sequence[Fraction], inner: dict[Fraction, tuple[Fraction, ...]]) -> list[Fraction]:
+def _expand(parts: Sequence[Fraction], inner: dict[Fraction, tuple[Fraction, ...]]) -> tuple[Fraction, ...]:
     """Put a line's own terms in the place of each term that it computed: 60-40 with 40=15+25 is 60-15-25."""
     expanded: list[Fraction] = []
     for part in parts:
@@ -516,7 +530,7 @@ def _expand(parts: Sequence[Fraction], inner: dict[Fraction, tuple[Fraction, ...
             expanded += [-term for term in inner[-part]]
         else:
             expanded += inner.get(part, (part,))
-    return expanded if len(expanded) <= _MAX_TERMS else list(parts)
+    return tuple(expanded if len(expanded) <= _MAX_TERMS else parts)
 
 
 def _combine(terms: Sequence[Fraction], *, is_sum: bool) -> Iterator[tuple[Fraction, frozenset[Fraction]]]:

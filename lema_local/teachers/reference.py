@@ -17,7 +17,7 @@ from lema_local.arithmetic import Claim, find_claims, find_numbers, format_numbe
 from lema_local.errors import BackendError
 from lema_local.prompts import format_correction
 from lema_local.records import Question
-from lema_local.steps import state_answer
+from lema_local.steps import split_steps, state_answer
 from lema_local.students.base import Message
 from lema_local.teachers.base import RawReply, TeacherRequest
 from lema_local.teachers.mistakes import Fault, find_fault, reaches_answer
@@ -141,9 +141,8 @@ def _find_reason(question: str, steps: Sequence[str], fault: Fault) -> str:
     """
     assert fault.contrast is not None
     used = set(fault.claim.operands) if fault.claim else set()
-    wanted = {number for number in fault.contrast.operands if number not in used} or set(
-        fault.contrast.operands[1:]
-    )
+    right = _read_operands(fault.contrast)
+    wanted = {number for number in right if number not in used} or set(right[1:])
     words = read_content(fault.contrast_line)
     told = _split_sentences(question)
     found = [
@@ -157,6 +156,14 @@ def _find_reason(question: str, steps: Sequence[str], fault: Fault) -> str:
     return told[-1] if fault.kind == "stops_early" and told else _close(fault.contrast_line)
 
 
+def _read_operands(claim: Claim) -> list[Fraction]:
+    """Return the numbers of an equation; a fraction is one number, as the problem tells it: a half, two thirds."""
+    shares = [Fraction(int(above), int(below)) for above, below in _SHARE.findall(claim.left) if int(below)]
+    parts = {part for share in shares for part in (share.numerator, share.denominator)}
+    return [*(number for number in claim.operands if number not in parts), *shares]
+
+
+_SHARE = re.compile(r"(?<![\d.,)])(\d)/(\d)(?![\d.,])")
 _ENOUGH = 2.0
 """One number that the right computation brings in, or two of its telling words."""
 
@@ -169,11 +176,10 @@ def _score(sentence: str, wanted: set[Fraction], words: set[str]) -> float:
 
 
 def _split_sentences(text: str) -> list[str]:
-    return [
-        sentence.strip()
-        for sentence in re.split(r"(?:(?<=[.!?])|(?<=[.!?][\"”')]))\s+", text)
-        if sentence.strip()
-    ]
+    return [sentence for part in _QUOTE_END.split(" ".join(text.split())) for sentence in split_steps(part)]
+
+
+_QUOTE_END = re.compile(r"""(?<=[.!?]["”')])\s+""")
 
 
 def _close(line: str) -> str:

@@ -18,16 +18,14 @@ from lema_local.arithmetic import (
     Claim,
     Expression,
     NotArithmetic,
-    evaluate,
     find_claims,
     find_numbers,
-    list_numbers,
     read_expression,
     strip_marks,
 )
 from lema_local.steps import states_answer
 
-_MAX_FORMS = 16
+_MAX_FORMS = 32
 """A number may be given, computed before, or a constant: so many readings of one equation are followed."""
 _FRACTION = re.compile(r"(\d+)/(\d+)")
 _CONSTANTS = frozenset(map(Fraction, (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)))
@@ -141,7 +139,7 @@ class _Reader:
             yield from self._read_told(index, step, plain)
 
     def _read_claim(self, index: int, claim: Claim, plain: str) -> Move:
-        readings = {text: self._read_number(text) for text in list_numbers(claim.left)}
+        readings = [self._read_number(abs(number)) for number in claim.operands]
         found = list(_find_forms(claim.left, readings))
         return Move(
             step=index,
@@ -150,7 +148,7 @@ class _Reader:
             operands=claim.operands,
             plain=plain,
             forms=frozenset(expression.value for expression in found),
-            operand_forms=frozenset(form for reading in readings.values() for form in reading),
+            operand_forms=frozenset(form for reading in readings for form in reading),
             shifted=found[0] if found else None,
             has_own_numbers=any(map(self._is_own, claim.operands)),
         )
@@ -165,8 +163,7 @@ class _Reader:
             yield Move(index, fresh[-1], None, rest, plain, forms, frozenset(), None, has_own_numbers=True)
             self.known |= keys(fresh)
 
-    def _read_number(self, text: str) -> list[Fraction]:
-        number = evaluate(text)
+    def _read_number(self, number: Fraction) -> list[Fraction]:
         forms = self.computed[key(number)] | self.givens.find_forms(number)
         forms = forms or self.mental.get(key(number), frozenset())
         return sorted(forms | {number} if not forms or number in _CONSTANTS else forms)
@@ -192,10 +189,10 @@ def read_moves(
     ]
 
 
-def _find_forms(expression: str, readings: dict[str, list[Fraction]]) -> Iterator[Expression]:
-    for chosen in islice(product(*readings.values()), _MAX_FORMS):
+def _find_forms(expression: str, readings: Sequence[list[Fraction]]) -> Iterator[Expression]:
+    for chosen in islice(product(*readings), _MAX_FORMS):
         try:
-            yield read_expression(expression, dict(zip(readings, chosen, strict=True)))
+            yield read_expression(expression, chosen)
         except NotArithmetic:
             continue
 
