@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tiny_hf import write_pair
 
 from lema_local.training.base import FidelityResult
 from lema_local.training.bases import open_base
-from lema_local.training.fidelity import GreedyAnswer, explain_difference, whole_characters
+from lema_local.training.fidelity import (
+    GreedyAnswer,
+    answer_greedily,
+    explain_difference,
+    position_logits,
+    whole_characters,
+)
+from lema_local.training.libraries import quiet_libraries
+from lema_local.training.models import Compute, load_plain
 from lema_local.training.tokens import Encoder
 
 
@@ -64,3 +74,36 @@ def test_result_is_the_same_student_only_without_other_differences() -> None:
     assert not result(18, 1, 0).is_same_student
     assert result(20, 0, 3).is_adapter_noticed
     assert not result(20, 0, 20).is_adapter_noticed
+
+
+def test_torch_answers_by_raw_logits_whatever_the_batch(tmp_path: Path) -> None:
+    import torch
+
+    pair = write_pair(tmp_path)
+    # A model's own penalties, as some bring them, are not llama.cpp's.
+    (pair.folder / "generation_config.json").write_text('{"repetition_penalty": 9.0, "eos_token_id": 3}')
+    encoder = Encoder(open_base(pair.folder))
+    prompts = ["one", "a much longer prompt than the first", "12"]
+    with quiet_libraries():
+        model = load_plain(pair.folder, Compute("cpu", "float32"))
+    together = answer_greedily(model, encoder, prompts, [0], 12)
+    for prompt, answer in zip(prompts, together, strict=True):
+        alone = answer_greedily(model, encoder, [prompt], [0], 12)[0]
+        assert answer.ids == alone.ids
+        logits = position_logits(model, answer)
+        assert logits.argmax(-1).tolist()[: len(answer.ids)] == answer.ids
+        gaps = logits.topk(2).values.diff(dim=-1).neg().squeeze(-1)[: len(answer.gaps)]
+        assert torch.allclose(gaps, torch.tensor(answer.gaps), atol=1e-4)
+
+
+def test_answer_ends_before_its_stop_token(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    encoder = Encoder(open_base(pair.folder))
+    with quiet_libraries():
+        model = load_plain(pair.folder, Compute("cpu", "float32"))
+    free = answer_greedily(model, encoder, ["one"], [], 12)[0]
+    stop = free.ids[5]
+    ended = answer_greedily(model, encoder, ["one"], [stop], 12)[0]
+    first = free.ids.index(stop)
+    assert ended.ids == free.ids[:first]
+    assert len(ended.gaps) == len(ended.runner_ups) == first + 1
