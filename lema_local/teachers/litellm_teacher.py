@@ -10,6 +10,7 @@ from __future__ import annotations
 import email.utils
 import logging
 import os
+import re
 import time
 import warnings
 from typing import Any
@@ -31,6 +32,10 @@ _FINISH: dict[str | None, FinishReason] = {
 }
 _LONGEST_ERROR = 1000
 """Characters of a provider's words: some send whole pages."""
+
+_CONTEXT_OVERFLOW = re.compile(
+    r"context_length_exceeded|maximum context length|context window", re.IGNORECASE
+)
 
 
 def import_litellm() -> Any:
@@ -236,7 +241,9 @@ class LiteLLMTeacher:
         status = getattr(err, "status_code", None)
         words = mask_secrets(_provider_words(err))
         message = f"{self._name}: {words}"
-        if isinstance(err, (known.ContextWindowExceededError, known.ContentPolicyViolationError)):
+        own = (known.ContextWindowExceededError, known.ContentPolicyViolationError)
+        # LiteLLM knows an overflow by some providers' exact sentences only.
+        if isinstance(err, own) or (status == 400 and _CONTEXT_OVERFLOW.search(str(err))):
             return RequestRefused(message, is_only_this=True)
         if isinstance(err, known.Timeout):
             return CallFailed(message, may_have_cost=True)
