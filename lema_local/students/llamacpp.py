@@ -166,7 +166,7 @@ class LlamaStudent:
 
     def _choose(self, feed: Feed, settings: DecodeSettings) -> Layout:
         """Return the layout: the one that was chosen before, unless far more is asked of it now."""
-        if self._layout is None or (self._is_for_few and len(feed) > self._layout.slots):
+        if self._layout is None or (self._measures and self._is_for_few and len(feed) > self._layout.slots):
             work = describe_workload(feed.look_ahead(0), len(feed), settings.max_tokens)
             layouts = candidate_layouts(self.facts, work, self._options)
             self._is_for_few = work.requests <= layouts[0].slots
