@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,11 @@ from lema_local.teachers.scheduler import DeskSettings
 PROMPT = load_correction_prompt("correct-gsm8k")
 
 
-def make_mistakes(count: int, first: int = 0) -> Iterator[Mistake]:
+def make_mistakes(count: int, first: int = 0) -> list[Mistake]:
+    return list(iterate_mistakes(count, first))
+
+
+def iterate_mistakes(count: int, first: int = 0) -> Iterator[Mistake]:
     for number in range(first, first + count):
         a, b = number + 2, number + 5
         question = Question(
@@ -66,26 +73,26 @@ def make_mistakes(count: int, first: int = 0) -> Iterator[Mistake]:
         yield question, path
 
 
-def run_lema(
-    teacher: Teacher, mistakes: Iterator[Mistake], concurrency: int, journal: Journal, count: int
-) -> float:
-    """Return calls/s of the whole way of a correction."""
+def run_lema(teacher: Teacher, mistakes: list[Mistake], concurrency: int, journal: Journal) -> Speed:
+    """Return the speed of the whole way of a correction."""
     settings = CorrectSettings(concurrency=concurrency)
-    started, done = time.perf_counter(), 0
-    with open_desk(teacher, journal, DeskSettings.from_stage(settings), scope="bench", max_usd=1e6) as desk:
-        for correction in correct_mistakes(mistakes, desk, PROMPT, settings):
-            assert correction.verdict != "failed", correction.reason
-            done += 1
-    assert done == count
-    return count / (time.perf_counter() - started)
+    desk_settings = DeskSettings.from_stage(settings)
+    with (
+        timed(len(mistakes)) as speed,
+        open_desk(teacher, journal, desk_settings, scope="bench", max_usd=1e6) as desk,
+    ):
+        verdicts = [correction.verdict for correction in correct_mistakes(mistakes, desk, PROMPT, settings)]
+    assert len(verdicts) == len(mistakes)
+    assert "failed" not in verdicts
+    return speed[0]
 
 
-def run_bare(url: str, mistakes: Iterator[Mistake], concurrency: int, count: int) -> float:
-    """Return calls/s of LiteLLM alone, with the same prompts."""
+def run_bare(url: str, mistakes: list[Mistake], concurrency: int) -> Speed:
+    """Return the speed of LiteLLM alone, with the same prompts."""
     litellm = import_litellm()
     requests = [build_request(*mistake, PROMPT, CorrectSettings()) for mistake in mistakes]
 
-    async def work() -> float:
+    async def work() -> None:
         slots = asyncio.Semaphore(concurrency)
 
         async def ask(messages: Any) -> None:
@@ -101,40 +108,49 @@ def run_bare(url: str, mistakes: Iterator[Mistake], concurrency: int, count: int
                     max_retries=0,
                 )
 
-        started = time.perf_counter()
         await asyncio.gather(*(ask(request.messages) for request in requests))
-        rate = count / (time.perf_counter() - started)
         await litellm.close_litellm_async_clients()
-        return rate
 
-    return asyncio.run(work())
+    with timed(len(mistakes)) as speed:
+        asyncio.run(work())
+    return speed[0]
 
 
-def compare(count: int, latency_s: float, rounds: int) -> list[dict[str, float]]:
-    """Return calls/s of both, per number of calls in flight; the best of each over the rounds."""
-    rows = []
+@dataclass(frozen=True)
+class Speed:
+    """Calls per second, and the milliseconds of processor time that a call took in this process."""
+
+    rate: float
+    cpu_ms: float
+
+
+def compare(count: int, latency_s: float, rounds: int) -> Iterator[tuple[int, Speed, Speed]]:
+    """Yield calls in flight and the speed of both ways, the best of each over the rounds."""
+    numbers = itertools.count(1_000_000, count)  # every measurement asks what was never asked before
     with tempfile.TemporaryDirectory() as folder, FakeTeacherProcess(latency_s=latency_s) as server:
-        first = 1_000_000
-        run_bare(server.url, make_mistakes(20, first), 8, 20)  # what is imported and connected only once
+        run_bare(server.url, make_mistakes(20), 8)  # what is imported and connected only once
+        teacher = open_teacher("openai/fake", url=server.url)
         for concurrency in (16, 64):
             bare, ours = [], []
             for _ in range(rounds):
-                first += 2 * count
-                bare.append(run_bare(server.url, make_mistakes(count, first), concurrency, count))
+                bare.append(run_bare(server.url, make_mistakes(count, next(numbers)), concurrency))
                 with Journal(Path(folder) / "journal.sqlite") as journal:
-                    teacher = open_teacher("openai/fake", url=server.url)
-                    mistakes = make_mistakes(count, first + count)
-                    ours.append(run_lema(teacher, mistakes, concurrency, journal, count))
-            rows.append(
-                {
-                    "in_flight": concurrency,
-                    "ideal": concurrency / latency_s,
-                    "bare": max(bare),
-                    "lema": max(ours),
-                    "share": max(ours) / max(bare),
-                }
-            )
-    return rows
+                    ours.append(run_lema(teacher, make_mistakes(count, next(numbers)), concurrency, journal))
+            yield concurrency, max(bare, key=_by_rate), max(ours, key=_by_rate)
+
+
+def _by_rate(speed: Speed) -> float:
+    return speed.rate
+
+
+@contextmanager
+def timed(count: int) -> Iterator[list[Speed]]:
+    """Put the speed of `count` calls made in the block into the list."""
+    found: list[Speed] = []
+    started, cpu_started = time.perf_counter(), time.process_time()
+    yield found
+    cpu_ms = 1000 * (time.process_time() - cpu_started) / count
+    found.append(Speed(count / (time.perf_counter() - started), cpu_ms))
 
 
 def measure_memory(count: int) -> dict[str, float]:
@@ -147,7 +163,7 @@ def measure_memory(count: int) -> dict[str, float]:
             Journal(Path(folder) / "journal.sqlite") as journal,
             open_desk(teacher, journal, DeskSettings.from_stage(settings), scope="bench") as desk,
         ):
-            for done, _ in enumerate(correct_mistakes(make_mistakes(count), desk, PROMPT, settings), 1):
+            for done, _ in enumerate(correct_mistakes(iterate_mistakes(count), desk, PROMPT, settings), 1):
                 if done in {count // 10, count // 2, count}:
                     seen[f"after {done}"] = process.memory_info().rss / 2**20
     return seen
@@ -177,7 +193,7 @@ def measure_resume(count: int) -> dict[str, float]:
             Journal(path) as journal,
             open_desk(teacher, journal, DeskSettings.from_stage(settings), scope="bench") as desk,
         ):
-            for _ in correct_mistakes(make_mistakes(count), desk, PROMPT, settings):
+            for _ in correct_mistakes(iterate_mistakes(count), desk, PROMPT, settings):
                 pass
             assert desk.count.from_journal == count
         return {"open_s": opened, "first_reply_s": first, "all_from_journal_s": time.perf_counter() - started}
@@ -219,9 +235,13 @@ def main() -> None:
     elif arguments.resume:
         print(json.dumps(measure_resume(arguments.resume)))
     else:
-        print(f"{'in flight':>9} {'ideal':>8} {'bare':>8} {'lema':>8} {'lema/bare':>9}   calls/s")
-        for row in compare(arguments.count, arguments.latency, arguments.rounds):
-            print("{in_flight:9d} {ideal:8.1f} {bare:8.1f} {lema:8.1f} {share:9.2f}".format(**row))
+        print(
+            f"{'in flight':>9} {'ideal':>7} {'bare':>7} {'lema':>7} {'lema/bare':>9} {'bare':>9} {'lema':>9}"
+        )
+        print(f"{'':>9} {'calls/s':>7} {'calls/s':>7} {'calls/s':>7} {'':>9} {'cpu ms':>9} {'cpu ms':>9}")
+        for slots, bare, ours in compare(arguments.count, arguments.latency, arguments.rounds):
+            rates = f"{slots / arguments.latency:7.1f} {bare.rate:7.1f} {ours.rate:7.1f} {ours.rate / bare.rate:9.2f}"
+            print(f"{slots:9d} {rates} {bare.cpu_ms:9.2f} {ours.cpu_ms:9.2f}", flush=True)
 
 
 if __name__ == "__main__":
