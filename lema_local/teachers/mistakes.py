@@ -63,6 +63,7 @@ class _Part:
 
     rest: frozenset[Fraction]
     line: int
+    is_product: bool
 
 
 _MAX_TERMS = 7
@@ -99,13 +100,18 @@ class _Gold:
         sums: dict[Fraction, tuple[Fraction, ...]] = {}
         products: dict[Fraction, tuple[Fraction, ...]] = {}
         parts: dict[Fraction, list[_Part]] = defaultdict(list)
-        for line, expression in ((move.step, move.shifted) for move in self.moves if move.shifted):
-            sums[expression.value] = terms = _expand(expression.terms, sums)
-            products[expression.value] = factors = _expand(expression.factors, products)
-            for form, rest in (*_combine(terms, is_sum=True), *_combine(factors, is_sum=False)):
-                parts[form].append(_Part(rest, line))
+        for move in self.moves:
+            if move.shifted is None:
+                continue
+            terms, factors = _expand(move.shifted.terms, sums), _expand(move.shifted.factors, products)
+            sums |= dict.fromkeys(move.forms, terms)
+            products |= dict.fromkeys(move.forms, factors)
+            for form, rest in _combine(terms, is_sum=True):
+                parts[form].append(_Part(rest, move.step, is_product=False))
+            for form, rest in _combine(factors, is_sum=False):
+                parts[form].append(_Part(rest, move.step, is_product=True))
         for form in self._find_multiples():
-            parts[form].append(_Part(frozenset(), self.goal))
+            parts[form].append(_Part(frozenset(), self.goal, is_product=False))
         return parts
 
     def _find_multiples(self) -> Iterator[Fraction]:
@@ -138,14 +144,11 @@ class _Gold:
             if gold.forms & move.forms and not is_other:
                 done.add(gold.step)
                 return gold.step
+        true_value = key(move.claim.value if move.claim else move.value)
         for gold in self.moves:
             is_traced = gold.forms and move.forms and not gold.has_own_numbers
-            if (
-                key(gold.value) == key(move.value)
-                and gold.step not in done
-                and not is_traced
-                and not told - {gold.step}
-            ):
+            is_free = gold.step not in done and not told - {gold.step}
+            if key(gold.value) == true_value and is_free and not is_traced:
                 done.add(gold.step)
                 return gold.step
         return None
@@ -162,12 +165,12 @@ class _Gold:
         if move.claim is None or any(form in self.parts for form in move.forms):
             return False
         words, numbers = read_content(text), keys(move.operands)
-        return any(
-            gold.step not in done
-            and numbers & keys(gold.operands)
-            and len(words & read_content(self.lines[gold.step])) > 1
-            for gold in self.moves
-        )
+        for gold in self.moves:
+            if gold.claim and gold.step not in done and len(words & read_content(self.lines[gold.step])) > 1:
+                theirs = keys(gold.operands)
+                if numbers == theirs or (numbers & theirs and gold.claim.operators == move.claim.operators):
+                    return True
+        return False
 
     def is_near_miss(self, move: Move, text: str, done: set[int]) -> bool:
         """Whether a move is an undone line but for one number: a part of a sum by chance, a mistake in earnest."""
@@ -276,8 +279,8 @@ class _Trace:
         open_moves: list[tuple[int, int | None]] = [(final, None)] if final is not None else []
         if final is None:
             open_moves = [(index, None) for index in range(len(self.moves))]
-        # Where terms or factors are missing at the end, a part on the way there is where they went missing.
-        is_lacking = final is not None and any(form in self.gold.parts for form in self.moves[final].forms)
+        # Where a factor is missing at the end, a part on the way there is where it went missing.
+        is_lacking = final is not None and self._lacks_factor(final)
         trail: set[int] = set()
         while open_moves:
             index, user = open_moves.pop()
@@ -286,6 +289,11 @@ class _Trace:
                 trail.add(index)
                 open_moves += [(maker, index) for maker in self.makers[index]]
         return min([*trail, *self._find_failed_attempts()], default=None)
+
+    def _lacks_factor(self, index: int) -> bool:
+        return any(
+            part.is_product for form in self.moves[index].forms for part in self.gold.parts.get(form, [])
+        )
 
     def _find_failed_attempts(self) -> Iterator[int]:
         """Yield moves that try to do a gold line's work and fail, whether anything is made of them or not."""
@@ -318,12 +326,14 @@ class _Trace:
         if any(index in self.makers[i] for i, line in enumerate(self.lines) if line is not None):
             return True  # the gold rationale's own value was made from it
         done = {line for i, line in enumerate(self.lines) if line is not None and i < index}
-        if self.gold.is_near_miss(move, self.steps[move.step], done):
-            return False
         parts = [
             part for form in move.forms for part in self.gold.parts.get(form, []) if part.line not in done
         ]
-        return any(not part.rest or part.rest & self.moves[user].operand_forms for part in parts)
+        if any(not part.rest for part in parts):
+            return True
+        if self.gold.is_near_miss(move, self.steps[move.step], done):
+            return False
+        return any(not part.is_product or part.rest & self.moves[user].operand_forms for part in parts)
 
     def _find_makers(self, index: int) -> list[int]:
         """Return the moves that a move's operands come from; a number of the question comes from there."""

@@ -20,10 +20,11 @@ from lema_local.records import Question
 from lema_local.steps import split_steps, state_answer
 from lema_local.students.base import Message
 from lema_local.teachers.base import RawReply, TeacherRequest
+from lema_local.teachers.mending import mend_slips
 from lema_local.teachers.mistakes import Fault, find_fault, reaches_answer
 from lema_local.teachers.tracing import read_content, read_words
 
-_VERSION = "1"
+_VERSION = "2"
 """Raised when a reply to the same request would change: it is part of the journal's key."""
 
 
@@ -77,17 +78,18 @@ def write_correction(
 ) -> str:
     """Return a reply: `Step k.`, explanation and corrected solution, or why it cannot be given."""
     fault = find_fault(question, gold_rationale, gold_answer, steps)
-    if fault is None and gold_rationale:
-        return "Incorrect Step: None. Every step agrees with the gold rationale."
-    if fault is None or not gold_rationale:
+    mended = mend_slips(steps, fault.step, gold_answer) if fault and fault.kind == "arithmetic" else None
+    if not gold_rationale and not mended:
         return (
             "There is no gold rationale, and without one the reference teacher cannot correct this solution."
         )
-    if not reaches_answer(question, gold_rationale, gold_answer):
+    if fault is None:
+        return "Incorrect Step: None. Every step agrees with the gold rationale."
+    if gold_rationale and not reaches_answer(question, gold_rationale, gold_answer):
         return (
             f"The gold rationale does not reach the gold answer {gold_answer}, so nothing can be built on it."
         )
-    corrected = [*(_close(line) for line in fault.needed), state_answer(gold_answer)]
+    corrected = mended or [*(_close(line) for line in fault.needed), state_answer(gold_answer)]
     reply = format_correction(fault.step, explain_fault(question, gold_answer, steps, fault), corrected)
     return f"Incorrect Step: {reply}"
 

@@ -30,6 +30,8 @@ _MAX_FORMS = 32
 _FRACTION = re.compile(r"(\d+)/(\d+)")
 _CONSTANTS = frozenset(map(Fraction, (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)))
 """Numbers that a solution may bring in by itself: a half, a week, a dozen, a percent."""
+_TWOFOLD = frozenset(map(Fraction, (1, 2, 7, 12, 60, 100)))
+"""Those that are so common that they may be meant so even where the problem gives them."""
 _PRIMES = (
     101, 211, 307, 401, 503, 601, 701, 809, 907, 1009, 1103, 1201, 1301, 1409, 1511, 1601, 1709, 1801, 1901, 2003,
     2111, 2203, 2309, 2411, 2503, 2609, 2707, 2801, 2903, 3001,
@@ -118,6 +120,8 @@ class _Reader:
         self.givens = givens
         self.mental = mental
         self.known = set(givens.numbers)
+        self.told: set[Fraction] = set()
+        """Values that came without a computation and mean nothing known."""
         self.computed: dict[Fraction, frozenset[Fraction]] = defaultdict(frozenset)
 
     def read_step(self, index: int, step: str) -> Iterator[Move]:
@@ -162,13 +166,17 @@ class _Reader:
             forms = self.mental.get(key(fresh[-1]), frozenset())
             yield Move(index, fresh[-1], None, rest, plain, forms, frozenset(), None, has_own_numbers=True)
             self.known |= keys(fresh)
+            if not forms:
+                self.told.add(key(fresh[-1]))
 
     def _read_number(self, number: Fraction) -> list[Fraction]:
         forms = self.computed[key(number)] | self.givens.find_forms(number)
         forms = forms or self.mental.get(key(number), frozenset())
-        return sorted(forms | {number} if not forms or number in _CONSTANTS else forms)
+        return sorted(forms | {number} if not forms or number in _TWOFOLD else forms)
 
     def _is_own(self, number: Fraction) -> bool:
+        if key(number) in self.told:
+            return True
         is_common = abs(number) in _CONSTANTS or key(number) in self.mental
         return not (is_common or self.computed[key(number)] or self.givens.find_forms(number))
 
