@@ -145,7 +145,8 @@ def _describe_unanswered(score: ArmScore) -> str:
 
 def _describe_comparison(one: ArmComparison) -> str:
     if one.group is None:
-        return f"{one.dataset}: {one.sentence}"
+        power = f"This test could have shown a difference of {one.smallest_difference * 100:.1f} points."
+        return f"{one.dataset}: {one.sentence} {power}"
     return (
         f"{one.dataset}, {one.group}: {one.second} less {one.first} = {one.difference * 100:+.1f} points"
         f" (95 % {one.low * 100:+.1f} to {one.high * 100:+.1f}; exact McNemar p = {one.p_value:.2g}, {one.n} questions)"
