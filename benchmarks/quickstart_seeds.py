@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lema_local.records import ArmScore, Scores, Share
+from lema_local.teachers.reference import ReferenceTeacher
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = (("all", None), ("held_back=yes", "yes"), ("held_back=no", "no"))
@@ -94,7 +95,8 @@ Versions: {versions}.
 
 def _versions() -> str:
     names = ("lema-local", "llama-cpp-python", "torch", "transformers", "peft", "trl", "bitsandbytes")
-    return ", ".join(f"{name} {version(name)}" for name in names)
+    teacher = f"reference teacher {ReferenceTeacher().identity}"
+    return ", ".join([*(f"{name} {version(name)}" for name in names), teacher])
 
 
 def _spread(values: list[float], *, signed: bool = False) -> str:
