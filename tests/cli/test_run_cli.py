@@ -109,7 +109,12 @@ def test_a_missing_student_is_told(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_a_test_question_among_those_to_train_on_is_refused(recipe: Path, tmp_path: Path) -> None:
-    flags = ("--set", "questions.train={source: quickstart@test, limit: 10, seed: 1}", "--run", tmp_path / "r")
+    flags = (
+        "--set",
+        "questions.train={source: quickstart@test, limit: 10, seed: 1}",
+        "--run",
+        tmp_path / "r",
+    )
     assert_told(call("run", recipe, *flags), "test question(s) are among the training questions")
 
 
