@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,11 @@ def lema(
     )
 
 
+def hear_interrupts() -> None:
+    """In a child: Ctrl-C works although the tests may run in the background, where shells switch it off."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*arguments: str | Path, home: Path, **more: Any) -> subprocess.Popen[str]:
     """Start the command and return the process."""
     return subprocess.Popen(
@@ -61,5 +67,6 @@ def start(*arguments: str | Path, home: Path, **more: Any) -> subprocess.Popen[s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
         **more,
     )

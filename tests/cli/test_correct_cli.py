@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from command import hear_interrupts
 from fake_teacher import ERRORS, FakeTeacher, FakeTeacherProcess, closed_port
 
 from lema_local.cli import lema
@@ -273,6 +274,7 @@ def start(words: list[str]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     )
 
 
