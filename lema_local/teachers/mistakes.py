@@ -9,7 +9,7 @@ arithmetic does not hold, is the fault. What is still needed from there on are t
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -139,7 +139,8 @@ class _Gold:
             if move.plain.count(" ") > 1
             else set()
         )
-        for gold in self.moves:
+        # Of several lines with this form the one with these numbers is meant: 60/3 is not 20*1.
+        for gold in sorted(self.moves, key=lambda gold: keys(gold.operands) != keys(move.operands)):
             is_other = told and gold.step not in told
             if gold.forms & move.forms and not is_other:
                 done.add(gold.step)
@@ -162,7 +163,9 @@ class _Gold:
 
     def is_attempt(self, move: Move, text: str, done: set[int]) -> bool:
         """Whether a move speaks of an undone line's matter, with one of its numbers, and is no part of any line."""
-        if move.claim is None or any(form in self.parts for form in move.forms):
+        if move.claim is None:
+            return move.is_guess
+        if any(form in self.parts for form in move.forms):
             return False
         words, numbers = read_content(text), keys(move.operands)
         for gold in self.moves:
@@ -231,11 +234,9 @@ class _Gold:
         return bool(self._answers and self._answers[-1].forms & move.forms)
 
     def find_sources(self, line: int) -> Iterator[int]:
-        """Yield the lines whose values a line uses; 80+80 uses two lines."""
-        used = Counter(key(operand) for move in self.moves if move.step == line for operand in move.operands)
-        for operand, times in used.items():
-            sources = [move.step for move in self.moves if move.step < line and key(move.value) == operand]
-            yield from sources[-times:]
+        """Yield the lines whose values a line uses; of several with one value all, for any may be meant."""
+        used = keys(operand for move in self.moves if move.step == line for operand in move.operands)
+        yield from (move.step for move in self.moves if move.step < line and key(move.value) in used)
 
     def find_claim(self, line: int) -> Claim | None:
         """Return the last equation of a line."""
@@ -304,6 +305,15 @@ class _Trace:
             elif self.gold.contradicts(move) or self.gold.is_attempt(move, self.steps[move.step], done):
                 yield index
 
+    def comes_first(self, slip: int, left: int) -> bool:
+        """Whether a slip is the fault rather than a move that leaves the gold rationale.
+
+        A last computation that is not the gold rationale's is no better for being worked out rightly.
+        """
+        if slip == left:
+            return slip != self._find_final()
+        return self.moves[slip].step <= self.moves[left].step
+
     def find_overshoot(self) -> int | None:
         """Return the first move behind the gold answer, where the stated answer comes from behind it."""
         final = self._find_final()
@@ -371,7 +381,8 @@ class _Trace:
         }
         stated = key(self.stated) if self.stated is not None else None
         for step in range(last):
-            says = read_content(self.steps[step]) & asked - told - _STILL
+            # "If he buys 2 boxes of contacts, each box costs 90" says something of boxes.
+            says = read_content(self.steps[step].rpartition(", ")[2]) & asked - told - _STILL
             values = {key(m.value) for m in self.moves if m.step == step} or keys(
                 find_numbers(self.steps[step])
             )
@@ -486,7 +497,7 @@ def find_fault(
     if trace.is_right():
         return None
     left = trace.find_overshoot() or trace.find_deviation()
-    if slip is not None and (left is None or trace.moves[slip].step <= trace.moves[left].step):
+    if slip is not None and (left is None or trace.comes_first(slip, left)):
         return trace.describe(slip, "arithmetic")
     return trace.describe_statement() if left is None else trace.describe(left, "leaves_gold")
 

@@ -27,6 +27,8 @@ from lema_local.steps import states_answer
 
 _MAX_FORMS = 32
 """A number may be given, computed before, or a constant: so many readings of one equation are followed."""
+_TIMES = re.compile(r"\b\d+(?:\.\d+)? times\b")
+"""`2 times as big` says how numbers belong together, and brings none in."""
 _FRACTION = re.compile(r"(\d+)/(\d+)")
 _CONSTANTS = frozenset(map(Fraction, (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)))
 """Numbers that a solution may bring in by itself: a half, a week, a dozen, a percent."""
@@ -77,6 +79,8 @@ class Move:
     """The computation in the shifted problem, with its terms and factors; None where there is none."""
     has_own_numbers: bool
     """A number in it is neither given, nor computed before, nor a common constant."""
+    is_guess: bool = False
+    """Its value came without a computation, and no single one of known numbers gives it."""
 
     @property
     def is_sound(self) -> bool:
@@ -96,17 +100,19 @@ class Givens:
         self._forms: dict[Fraction, set[Fraction]] = defaultdict(set)
         for number, form in shifted.items():
             # A percentage is met as 30, 0.3, 0.7 and 1.3.
-            self._add({number: form, number / 100: form / 100, 1 - number / 100: 1 - form / 100})
-            self._add({1 + number / 100: 1 + form / 100})
+            self._add(number, form)
+            self._add(number / 100, form / 100)
+            self._add(1 - number / 100, 1 - form / 100)
+            self._add(1 + number / 100, 1 + form / 100)
         for above, below in _FRACTION.findall(question):
             one, other = shifted.get(Fraction(above)), shifted.get(Fraction(below))
             if one and other:
                 share = Fraction(int(above), int(below))
-                self._add({share: one / other, 1 - share: 1 - one / other})
+                self._add(share, one / other)
+                self._add(1 - share, 1 - one / other)
 
-    def _add(self, forms: dict[Fraction, Fraction]) -> None:
-        for number, form in forms.items():
-            self._forms[key(number)].add(form)
+    def _add(self, number: Fraction, form: Fraction) -> None:
+        self._forms[key(number)].add(form)
 
     def find_forms(self, number: Fraction) -> set[Fraction]:
         """Return what a number is shifted to; nothing where it is not given."""
@@ -159,15 +165,31 @@ class _Reader:
 
     def _read_told(self, index: int, step: str, plain: str) -> Iterator[Move]:
         """A step without an equation introduces the last number that is new in it."""
-        numbers = find_numbers(step)
+        numbers = find_numbers(_TIMES.sub(" ", step))
         fresh = [number for number in numbers if key(number) not in self.known]
         if fresh:
             rest = tuple(number for number in numbers if number not in fresh)
             forms = self.mental.get(key(fresh[-1]), frozenset())
-            yield Move(index, fresh[-1], None, rest, plain, forms, frozenset(), None, has_own_numbers=True)
+            is_guess = self.is_guessed(fresh[-1])
+            yield Move(index, fresh[-1], None, rest, plain, forms, frozenset(), None, True, is_guess)
             self.known |= keys(fresh)
             if not forms:
                 self.told.add(key(fresh[-1]))
+
+    def is_guessed(self, value: Fraction) -> bool:
+        """Whether a value that came without a computation cannot come from two known numbers by one either."""
+        known = [*self.known, *_CONSTANTS]
+        for one in known:
+            found = {
+                one + value,
+                one - value,
+                one * value,
+                value / one if one else value,
+                one / value if value else one,
+            }
+            if keys(found) & {key(other) for other in known}:
+                return False
+        return True
 
     def _read_number(self, number: Fraction) -> list[Fraction]:
         forms = self.computed[key(number)] | self.givens.find_forms(number)

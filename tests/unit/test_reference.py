@@ -138,8 +138,32 @@ def test_what_is_known_before_the_mistake_is_not_worked_out_again() -> None:
     assert _correct(steps, question) == (
         4,
         "204+160+330 is 694, not 794.",
-        ["The total is $204 + $160 + $330 = $694.", "The answer is 694."],
+        ["So 204 + 160 + 330 = 694.", "The answer is 694."],
     )
+
+
+def test_a_slip_is_mended_in_the_solutions_own_words() -> None:
+    steps = [
+        "Mia has 12+9=21 apples.",
+        "So 21-5=17 are left to her.",
+        "Doubled, these 17 are 17*2=34.",
+        "The answer is 34.",
+    ]
+    assert _correct(steps)[::2] == (
+        2,
+        ["So 21-5=16 are left to her.", "Doubled, these 16 are 16*2=32.", "The answer is 32."],
+    )
+
+
+def test_a_slip_is_mended_without_a_gold_rationale_too() -> None:
+    question = MIA.model_copy(update={"gold_rationale": None})
+    steps = [
+        "Mia has 12+9=21 apples.",
+        "Mia has 21-5=17 apples.",
+        "Mia has 17*2=34 apples.",
+        "The answer is 34.",
+    ]
+    assert _correct(steps, question)[0] == 2
 
 
 # --- faults put into the quickstart's problems --------------------------------------------------------------
