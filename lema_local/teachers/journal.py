@@ -249,6 +249,8 @@ class Journal:
                    coalesce(sum(iif(state = 'unknown', cost_usd, 0.0)), 0.0)
             FROM calls WHERE ?1 IS NULL OR scope = ?1
         """
+        # What this process has queued counts too: calls that were just ended are otherwise still in flight.
+        self.file.write(lambda db: None, is_durable=False).result()
         with self.file.reading() as db:
             return Spending(*db.execute(query, (scope,)).fetchone())
 
