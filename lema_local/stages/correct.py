@@ -10,7 +10,7 @@ reply at all is `failed`, and the next run asks again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,7 +24,7 @@ from lema_local.students.base import Prompt, PromptStyle
 from lema_local.teachers.base import Answered, Desk, Failed, RawReply, TeacherRequest
 
 Mistake = tuple[Question, ReasoningPath]
-_NOTHING_READ: dict[str, object] = {
+_NOTHING_READ: Mapping[str, object] = {
     "incorrect_step": None,
     "explanation": None,
     "corrected_solution": None,
@@ -170,36 +170,36 @@ def read_outcome(
     question: Question, path: ReasoningPath, outcome: Answered | Failed, teacher: str, attempt: int = 0
 ) -> Correction:
     """Return the correction that a teacher's reply is; a bad reply is a rejected one, none a failed one."""
-    original_steps = list_steps(path)
+    correction = Correction(
+        question_id=question.id,
+        sample_index=path.sample_index,
+        student=path.student,
+        teacher=teacher,
+        teacher_reported=None,
+        attempt=attempt,
+        original_steps=list_steps(path),
+        incorrect_step=None,
+        explanation=None,
+        corrected_solution=None,
+        final_answer=None,
+        verdict="failed",
+        reason=None,
+        reply_key=None,
+        cost_usd=0.0,
+    )
     if isinstance(outcome, Failed):
-        told: dict[str, object] = {
-            "verdict": "failed",
-            "reason": outcome.reason,
-            "reply_key": None,
-            "cost_usd": 0.0,
-        }
-        told |= {"teacher_reported": None}
-    else:
-        told = {"reply_key": outcome.reply_key, "cost_usd": outcome.reply.cost_usd}
-        told |= read_reply(outcome.reply, question, original_steps)
-    facts = {
-        "question_id": question.id,
-        "sample_index": path.sample_index,
-        "student": path.student,
-        "teacher": teacher,
-        "attempt": attempt,
-        "original_steps": original_steps,
-    }
-    return Correction.model_validate(_NOTHING_READ | facts | told)
+        return correction.model_copy(update={"reason": outcome.reason})
+    told = {"reply_key": outcome.reply_key, "cost_usd": outcome.reply.cost_usd}
+    return take_reply(correction.model_copy(update=told), question, outcome.reply)
 
 
-def read_reply(reply: RawReply, question: Question, original_steps: Sequence[str]) -> dict[str, object]:
-    """Return the fields of a correction that a raw reply decides."""
-    found = read_text(reply.text, question, original_steps)
+def take_reply(correction: Correction, question: Question, reply: RawReply) -> Correction:
+    """Return a correction with all that a raw reply decides, whatever it said before."""
+    found = dict(_NOTHING_READ) | read_text(reply.text, question, correction.original_steps)
     why = explain_finish(reply.finish_reason, reply.completion_tokens)
     if found["verdict"] == "rejected" and why:
         found["reason"] = f"{why}: {found['reason']}"
-    return {"teacher_reported": reply.model, **found}
+    return correction.model_copy(update={"teacher_reported": reply.model, **found})
 
 
 def reparse_corrections(
@@ -218,11 +218,7 @@ def reparse_corrections(
     for correction in corrections:
         question = by_id.get(correction.question_id)
         reply = find_reply(correction.reply_key) if correction.reply_key is not None else None
-        if question is None or reply is None:
-            yield correction, correction
-        else:
-            read = _NOTHING_READ | read_reply(reply, question, correction.original_steps)
-            yield correction, correction.model_copy(update=read)
+        yield correction, take_reply(correction, question, reply) if question and reply else correction
 
 
 def read_text(text: str, question: Question, original_steps: Sequence[str]) -> dict[str, object]:

@@ -235,12 +235,8 @@ class _Gold:
 
     def find_sources(self, line: int) -> Iterator[int]:
         """Yield the lines whose values a line uses; of several with one value all, for any may be meant."""
-        used = self.find_operands(line)
+        used = keys(operand for move in self.moves if move.step == line for operand in move.operands)
         yield from (move.step for move in self.moves if move.step < line and key(move.value) in used)
-
-    def find_operands(self, line: int) -> frozenset[Fraction]:
-        """Return the keys of the numbers that a line computes with."""
-        return keys(operand for move in self.moves if move.step == line for operand in move.operands)
 
     def find_claim(self, line: int) -> Claim | None:
         """Return the last equation of a line."""
@@ -439,19 +435,12 @@ class _Trace:
             if (claim := self.gold.find_claim(line))
         }
         best = max(lines, key=lambda line: scores[line])
-        return lines[0] if scores[best] <= scores[lines[0]] + 0.25 else best
+        return lines[0] if scores[best] <= scores[lines[0]] + 0.5 else best
 
     def _find_below(self, line: int, needed: Sequence[int]) -> list[int]:
         below, open_lines = {line}, [line]
         while open_lines:
-            line = open_lines.pop()
-            is_untraced = any(move.has_own_numbers for move in self.gold.moves if move.step == line)
-            sources = (
-                {i for i in needed if i < line}
-                if is_untraced
-                else set(self.gold.find_sources(line)) & {*needed}
-            )
-            sources -= below
+            sources = {i for i in self.gold.find_sources(open_lines.pop()) if i in needed} - below
             below |= sources
             open_lines += sources
         return sorted(below)
@@ -462,13 +451,9 @@ class _Trace:
             right = self.gold.find_claim(line)
             if wrong is None or right is None or wrong.operators != right.operators:
                 continue
-            missing, instead = (
-                keys(right.operands) - keys(wrong.operands),
-                keys(wrong.operands) - keys(right.operands),
-            )
+            missing = keys(right.operands) - keys(wrong.operands)
+            is_like = keys(right.operands) & keys(wrong.operands)
             for below in self._find_below(line, needed):
-                made_from = self.gold.find_operands(below)
-                is_like = len(instead) < len(keys(wrong.operands)) and instead <= made_from
                 if is_like and below != line and below in lines and missing == {key(self._value_of(below))}:
                     return below
         return None

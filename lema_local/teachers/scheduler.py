@@ -2,8 +2,6 @@
 
 Runs on the desk's event loop. A call is paid for at the moment it is sent, so everything is booked before that:
 the reservation in the budget, the row in the journal's ledger.
-
-Further tries are a loop of its own: tenacity takes 0.2 ms of processor time a call, a twentieth of what LiteLLM does.
 """
 
 from __future__ import annotations
@@ -15,6 +13,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+import tenacity
 
 from lema_local.errors import BackendError, BackendUnavailable, LemaError
 from lema_local.teachers.base import CallFailed, Failed, RawReply, RequestRefused, Teacher, TeacherRequest
@@ -213,22 +213,33 @@ class Scheduler:
         self._throttle.let_go()
 
     async def _obtain(self, request: TeacherRequest, halt: Halt) -> Served:
-        """Call until there is a reply or the tries are used up."""
-        tries = 0
         while True:
             try:
-                return await self._attempt(request, halt)
+                return await self._try_on(request, halt)
             except _AskedElsewhere:
                 await halt.sleep(_LOOK_AGAIN_S)
             except CallFailed as err:
-                tries += 1
-                if tries > self._settings.retries:
-                    return self._give_up(err)
-                await halt.sleep(wait_before_next_try(self._settings, tries, err.retry_after_s))
+                return self._give_up(err)
             except RequestRefused as err:
                 if not err.is_only_this and not self._was_answered:
                     raise BackendError(str(err), hint=err.hint) from err
                 return Served(Failed(str(err)))
+
+    async def _try_on(self, request: TeacherRequest, halt: Halt) -> Served:
+        """Call until there is a reply or the tries are used up."""
+        tries = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(CallFailed),
+            stop=tenacity.stop_after_attempt(1 + self._settings.retries),
+            wait=self._wait_s,
+            sleep=halt.sleep,
+            reraise=True,
+        )
+        return await tries(self._attempt, request, halt)
+
+    def _wait_s(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked_s = error.retry_after_s if isinstance(error, CallFailed) else None
+        return wait_before_next_try(self._settings, state.attempt_number, asked_s)
 
     def _give_up(self, err: CallFailed) -> Served:
         """Book a request as failed; raise where the teacher is gone altogether."""
