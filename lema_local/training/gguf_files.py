@@ -16,6 +16,8 @@ END_TOKENS = (
     "<EOT>", "_<EOT>", "<|end_of_text|>", "<end_of_utterance>",
 )  # fmt: skip
 CONTROL_TOKEN = 3  # LLAMA_TOKEN_TYPE_CONTROL
+UNQUANTIZED = frozenset({"F32", "F16", "BF16"})
+"""Types of GGUF tensors that hold plain numbers."""
 ROPE_FACTORS = "rope_freqs.weight"
 
 

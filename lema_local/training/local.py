@@ -27,7 +27,7 @@ from lema_local.training.bases import FACTS_NAME, Base, check_matches_gguf, open
 from lema_local.training.batches import BatchPlan, count_steps, plan_batches
 from lema_local.training.checkpoints import remove_checkpoints
 from lema_local.training.export import export_adapter
-from lema_local.training.gguf_files import read_gguf_facts
+from lema_local.training.gguf_files import UNQUANTIZED, read_gguf_facts
 from lema_local.training.libraries import require_training_libraries
 from lema_local.training.models import Compute, choose_compute
 from lema_local.training.tokens import (
@@ -158,13 +158,15 @@ class LocalTrainer:
         max_tokens: int,
     ) -> FidelityResult:
         """Compare the exported student with the trained one; see `Trainer.check_fidelity`."""
-        from lema_local.training.fidelity import compare_students
+        from lema_local.training.fidelity import NEAR_TIE_LOGITS, NEAR_TIE_LOGITS_QUANTIZED, compare_students
 
+        is_plain = read_gguf_facts(self._gguf()).main_type in UNQUANTIZED
         record = read_training_record(adapter_dir)
         settings = record.settings if record else TrainSettings()
         return compare_students(
             self.base, adapter_dir, prompts, settings, with_adapter=with_adapter, without_adapter=without_adapter,
             max_tokens=max_tokens,
+            near_tie_logits=NEAR_TIE_LOGITS if is_plain else NEAR_TIE_LOGITS_QUANTIZED,
         )  # fmt: skip
 
     def _gguf(self) -> Path:
