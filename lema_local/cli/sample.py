@@ -157,26 +157,10 @@ def sample(
             print_prompt(student, prompt, asked[0])
         else:
             assert record is not None
-            if gpu_layers == 0:
-                advise_on_quantization(student)
             sample_into(record, asked, student, prompt, settings)
             print_summary(record.paths(), is_json)
     finally:
         student.close()
-
-
-def advise_on_quantization(student: Student) -> None:
-    """Say when another quantization would be much faster on a CPU, and how to get it."""
-    from lema_local.students.inspection import gain_of_q4_0
-    from lema_local.students.llamacpp import LlamaStudent
-
-    if isinstance(student, LlamaStudent) and (gain := gain_of_q4_0(student.facts)):
-        path = student.facts.path
-        faster = path.with_name(f"{path.stem}-q4_0.gguf")
-        notice(
-            f"{path.name} is {student.facts.quantization}: on a CPU, Q4_0 samples about {gain:g} times as fast:"
-            f" lema students requantize {path} {faster}"
-        )
 
 
 def parse_adapters(texts: Sequence[str]) -> tuple[tuple[Path, float], ...]:

@@ -15,7 +15,6 @@ from lema_local.students import tuning
 from lema_local.students.base import Prompt, SampleRequest
 from lema_local.students.decoder import Layout
 from lema_local.students.feed import Feed, Job, common_prefix
-from lema_local.students.inspection import gain_of_q4_0
 from lema_local.students.layout import (
     EngineOptions,
     Workload,
@@ -172,10 +171,3 @@ def test_a_measurement_runs_on_every_kind_of_layout(tmp_path: Path) -> None:
     for layout in candidate_layouts(model.facts, work, EngineOptions(threads=1)):
         assert tuning.measure_layout(model, layout, work) > 0
     model.close()
-
-
-def test_a_faster_quantization_is_known_for_models_that_need_it() -> None:
-    slow = replace(FACTS, quantization="Q4_K - Medium")
-    assert gain_of_q4_0(slow) == pytest.approx(1.7)
-    assert gain_of_q4_0(FACTS) is None
-    assert gain_of_q4_0(replace(slow, parameters=2_000_000)) is None
