@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -35,7 +34,7 @@ import psutil
 from tiny_gguf import TinyModel, write_model
 
 from lema_local.records import Question
-from lema_local.students import llamacpp, tuning
+from lema_local.students import llamacpp
 from lema_local.students.base import Completion, DecodeSettings, SampleRequest
 from lema_local.students.decoder import Decoder, Layout
 from lema_local.students.endpoint import EndpointStudent
@@ -54,8 +53,6 @@ QWEN_SHAPE = TinyModel(
 LETTERS = "bcdfgjklm"
 """No two of them are merged by the tiny tokenizer: one token each."""
 DRAWN = DecodeSettings(temperature=0.7, top_k=40, top_p=0.95, max_tokens=64)
-CLOCK = time.perf_counter
-THREADS = physical_cores()
 Op = tuple[str, tuple[Any, ...]]
 Row = dict[str, Any]
 
@@ -113,7 +110,7 @@ class Recorder(Decoder):
 
 def replay(decoder: Decoder, ops: Sequence[Op]) -> float:
     """Do it all again without choosing anything; return the seconds."""
-    began = CLOCK()
+    began = time.perf_counter()
     for name, args in ops:
         if name == "decode":
             count = len(args[0])
@@ -124,16 +121,16 @@ def replay(decoder: Decoder, ops: Sequence[Op]) -> float:
             decoder.decode(count)
         else:
             getattr(decoder, name)(*args)
-    return CLOCK() - began
+    return time.perf_counter() - began
 
 
 def time_engine(
     student: LlamaStudent, requests: list[SampleRequest], settings: DecodeSettings
 ) -> tuple[float, int]:
     """Return seconds and tokens written."""
-    began = CLOCK()
+    began = time.perf_counter()
     results = [result for _, result in student.complete_many(requests, settings)]
-    seconds = CLOCK() - began
+    seconds = time.perf_counter() - began
     return seconds, sum(one.completion_tokens or 0 for one in results if isinstance(one, Completion))
 
 
@@ -187,9 +184,9 @@ def time_high_level(path: Path, requests: list[SampleRequest], samples: int = 12
 
     longest = max(len(str(request.prompt)) for request in requests) + DRAWN.max_tokens + 8
     llama = llama_cpp.Llama(
-        str(path), n_ctx=longest, n_threads=THREADS, n_threads_batch=THREADS, verbose=False
+        str(path), n_ctx=longest, n_threads=physical_cores(), n_threads_batch=physical_cores(), verbose=False
     )
-    began = CLOCK()
+    began = time.perf_counter()
     tokens = 0
     for request in requests[:samples]:
         reply = llama.create_completion(
@@ -197,7 +194,7 @@ def time_high_level(path: Path, requests: list[SampleRequest], samples: int = 12
             top_p=DRAWN.top_p, min_p=0.0, repeat_penalty=1.0, seed=request.seed,
         )  # fmt: skip
         tokens += reply["usage"]["completion_tokens"]
-    seconds = CLOCK() - began
+    seconds = time.perf_counter() - began
     llama.close()
     return tokens / seconds
 
@@ -215,9 +212,9 @@ def time_server_with(binary: str, path: Path, requests: list[SampleRequest], slo
         student = EndpointStudent("bench", url, prompt_style="completion", concurrency=slots)
         list(student.complete_many(requests[:1], DRAWN))
         part = requests[: max(4 * slots, 32)]
-        began = CLOCK()
+        began = time.perf_counter()
         results = [result for _, result in student.complete_many(part, DRAWN)]
-        seconds = CLOCK() - began
+        seconds = time.perf_counter() - began
         student.close()
     return sum(one.completion_tokens or 0 for one in results if isinstance(one, Completion)) / seconds
 
@@ -262,20 +259,20 @@ def measure_wall(questions: int, options: EngineOptions) -> Row:
 
     def timed(self: Decoder, count: int) -> None:
         nonlocal inside
-        began = CLOCK()
+        began = time.perf_counter()
         decode(self, count)
-        inside += CLOCK() - began
+        inside += time.perf_counter() - began
 
     asked = [Question.model_validate(one) for one in generate_questions("train", questions)]
     settings = SampleSettings(samples_per_question=8, temperature=0.8, max_tokens=160)
     student = LlamaStudent(quickstart_student(), options=options)
     Decoder.decode = timed  # type: ignore[method-assign]
     try:
-        began = CLOCK()
+        began = time.perf_counter()
         tokens = 0
         for path in sample_paths(asked, student, load_cot_prompt("cot-zero-shot"), settings):
             tokens += path.completion_tokens or 0
-        wall = CLOCK() - began
+        wall = time.perf_counter() - began
     finally:
         Decoder.decode = decode  # type: ignore[method-assign]
     layout = student.describe()["chosen"]
@@ -363,14 +360,6 @@ def print_table(results: dict[str, Row]) -> None:
         print(f"{case}: {speeds} {chosen}")
 
 
-def measure_cpu_time() -> None:
-    """Count what one thread computes, however long others keep it waiting."""
-    global CLOCK, THREADS
-    CLOCK, THREADS = time.thread_time, 1
-    tuning.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[assignment]
-    os.environ.pop("LLAMA_SERVER", None)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -380,32 +369,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--slots", type=int)
     parser.add_argument("--unified", choices=["yes", "no"])
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="one thread, its CPU time: for a busy machine; without (c)"
-    )
     args = parser.parse_args()
     library()
-    if args.cpu_time:
-        measure_cpu_time()
     options = EngineOptions(
-        slots=args.slots,
-        threads=THREADS,
-        is_unified=None if args.unified is None else args.unified == "yes",
+        slots=args.slots, is_unified=None if args.unified is None else args.unified == "yes"
     )
     load = os.getloadavg()[0]
     every = cases(options, args.rounds, args.quick)
-    results = {}
-    for name in args.case or every:
-        results[name] = every[name]()
-        print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
+    results = {name: every[name]() for name in (args.case or every)}
     print_table(results)
     RESULTS.mkdir(exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M")
     facts = {
         "at": stamp,
         "load_before": load,
-        "threads": THREADS,
-        "cpu_time": args.cpu_time,
+        "cores": physical_cores(),
         "quick": args.quick,
         "results": results,
     }

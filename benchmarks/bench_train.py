@@ -52,10 +52,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", action="append", help="a row of the table; repeatable")
     chosen = parser.parse_args()
-    base = LocalTrainer(STUDENT).base
     import torch
 
     torch.set_num_threads(chosen.threads)
+    base = LocalTrainer(STUDENT).base
     encoder = Encoder(base)
     encoded, _ = encode_examples(encoder, make_examples(chosen.examples), max_length=1024)
     tokens = sum(len(example.input_ids) for example in encoded)

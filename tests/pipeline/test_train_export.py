@@ -226,27 +226,6 @@ def _assert_same_weights(one: Path, other: Path) -> None:
         assert np.allclose(weight, theirs[name], atol=1e-6), name
 
 
-CONNECTIONS_REFUSED = """
-import socket, sys
-
-def refuse(*arguments, **options):
-    print("connects to", arguments, file=sys.stderr)
-    raise OSError("no network here")
-
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-"""
-
-
-def test_training_from_files_touches_no_network(pair: Pair, tmp_path: Path) -> None:
-    script = CONNECTIONS_REFUSED + KILLED.format(
-        tests=str(Path(__file__).parents[1]), settings=SHORT.model_dump_json(), base=str(pair.gguf_path),
-        out=str(tmp_path / "out"),
-    )  # fmt: skip
-    online = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, env=online)
-    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, "", "")
-
-
 def test_finished_training_is_returned_at_once_and_another_one_is_refused(pair: Pair, tmp_path: Path) -> None:
     first = _train(pair.folder, tmp_path, SHORT)
     made_at = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
