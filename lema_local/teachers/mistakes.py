@@ -413,10 +413,7 @@ class _Trace:
         ):
             fault, place = replace(fault, kind="leaves_out"), missing
             first = self._find_below(place, needed)
-        order = [*first, *(i for i in needed if i not in first)]
-        if self.gold.algebra & set(needed):
-            order = list(needed)  # what a letter means is said first
-        texts = tuple(self.gold.lines[i] for i in order)
+        texts = tuple(self.gold.lines[i] for i in self._order(first, needed))
         return replace(
             fault, needed=texts, contrast=self.gold.find_claim(place), contrast_line=self.gold.lines[place]
         )
@@ -438,12 +435,21 @@ class _Trace:
         return lines[0] if scores[best] <= scores[lines[0]] + 0.5 else best
 
     def _find_below(self, line: int, needed: Sequence[int]) -> list[int]:
+        """Return a line and the needed ones that it is made from, in order."""
         below, open_lines = {line}, [line]
         while open_lines:
             sources = {i for i in self.gold.find_sources(open_lines.pop()) if i in needed} - below
             below |= sources
             open_lines += sources
         return sorted(below)
+
+    def _order(self, first: Sequence[int], needed: Sequence[int]) -> list[int]:
+        """Return the needed lines, those to begin with first; one with a number out of nowhere waits for all before."""
+        untraced = [m.step for m in self.gold.moves if m.step in first and m.has_own_numbers]
+        if self.gold.algebra & set(needed):
+            return list(needed)  # what a letter means is said first
+        begin = sorted({*first, *(i for i in needed if i < max(untraced, default=0))})
+        return [*begin, *(i for i in needed if i not in begin)]
 
     def _find_left_out(self, wrong: Claim | None, lines: Sequence[int], needed: Sequence[int]) -> int | None:
         """Return the line whose result the wrong equation lacks, where it does else what a later line does."""

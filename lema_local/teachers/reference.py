@@ -7,10 +7,13 @@ run goes one way with every teacher; what it earns is the baseline that a paid t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 from time import perf_counter
 
 from lema_local.arithmetic import Claim, find_claims, find_numbers, format_number
@@ -24,8 +27,21 @@ from lema_local.teachers.mending import mend_slips
 from lema_local.teachers.mistakes import Fault, find_fault, reaches_answer
 from lema_local.teachers.tracing import read_content, read_words
 
-_VERSION = "2"
-"""Raised when a reply to the same request would change: it is part of the journal's key."""
+SOURCES = (
+    "arithmetic", "steps", "prompts", "teachers.reference", "teachers.mistakes", "teachers.mending",
+    "teachers.tracing", "answers.extraction", "answers.choices", "answers.numbers", "answers.surface",
+)  # fmt: skip
+"""The modules of `lema_local` that a reply is made by."""
+
+
+@cache
+def hash_sources() -> str:
+    """Return a short hash of the code that makes the replies, whatever its line ends: part of the journal's key."""
+    root = Path(__file__).resolve().parents[1]
+    found = hashlib.sha256()
+    for name in SOURCES:
+        found.update(root.joinpath(*name.split(".")).with_suffix(".py").read_text(encoding="utf-8").encode())
+    return found.hexdigest()[:12]
 
 
 def reference_request(question: Question, steps: Sequence[str]) -> tuple[Message, ...]:
@@ -43,8 +59,12 @@ class ReferenceTeacher:
     """Corrects from the gold rationale."""
 
     name = "reference"
-    identity = f"lema-local/{_VERSION}"
     reads_gold = True
+
+    @property
+    def identity(self) -> str:
+        """The code's hash."""
+        return f"lema-local {hash_sources()}"
 
     def worst_case_usd(self, request: TeacherRequest) -> float:
         """Nothing: no model is asked."""
@@ -61,7 +81,7 @@ class ReferenceTeacher:
         text = write_correction(question, gold_rationale, gold_answer, steps)
         return RawReply(
             text=text,
-            model=f"{self.name} {_VERSION}",
+            model=f"{self.name} {hash_sources()}",
             finish_reason="stop",
             prompt_tokens=0,
             completion_tokens=0,

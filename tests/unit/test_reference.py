@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import random
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +20,7 @@ from lema_local.errors import BackendError
 from lema_local.quickstart.problems import generate_questions
 from lema_local.records import Question
 from lema_local.steps import split_steps, state_answer
+from lema_local.teachers import reference
 from lema_local.teachers.base import Teacher, TeacherRequest
 from lema_local.teachers.mistakes import find_fault
 from lema_local.teachers.reference import ReferenceTeacher, reference_request, write_correction
@@ -298,3 +304,52 @@ def test_a_request_that_is_not_its_own_is_an_error(content: str) -> None:
 )
 def test_any_solution_gets_a_reply(steps: list[str]) -> None:
     assert write_correction(MIA.question, MIA.gold_rationale, MIA.gold_answer, steps)
+
+
+def test_its_identity_is_of_all_the_code_that_makes_a_reply() -> None:
+    package = Path(reference.__file__).resolve().parents[1]
+    used, open_names = set[str](), ["teachers.reference"]
+    while open_names:
+        name = open_names.pop()
+        if name in used or name in {"errors", "records", "shipped", "students.base", "teachers.base"}:
+            continue  # these hold no words and find no mistakes
+        used.add(name)
+        tree = ast.parse(package.joinpath(*name.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+        imports = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        # Of the answers only their extraction is used.
+        found = [module.removeprefix("lema_local.") for module in imports if module.startswith("lema_local.")]
+        open_names += ["answers.extraction" if module == "answers" else module for module in found]
+    assert used == set(reference.SOURCES)
+
+
+def test_other_code_is_another_teacher(tmp_path: Path) -> None:
+    copied = tmp_path / "lema_local"
+    shutil.copytree(
+        Path(reference.__file__).resolve().parents[1], copied, ignore=shutil.ignore_patterns("*.gguf")
+    )
+    changed = copied / "teachers" / "mending.py"
+    changed.write_text(changed.read_text(encoding="utf-8") + "\n_MAX_ROUNDS = 7\n", encoding="utf-8")
+    code = "from lema_local.teachers.reference import ReferenceTeacher; print(ReferenceTeacher().identity)"
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() != ReferenceTeacher().identity
+
+
+def test_what_a_line_with_a_number_out_of_nowhere_may_rest_on_comes_before_it() -> None:
+    question = Question(
+        id="q/1", dataset="q", split="train",
+        question="Tom has 13 sets and sells some for $15 each. He buys 8 games for $20 each and has $5 left. "
+        "How many sets does he still have?",
+        gold_answer="2",
+        gold_rationale="The games cost 8*20 = 160 dollars.\nHe got 160+5 = 165 dollars.\n"
+        "He sold 11 sets because 11*15 = 165.\nHe has 13-11 = 2 sets left.",
+    )  # fmt: skip
+    steps = [
+        "He gets 13*15 = 195 dollars.",
+        "The games cost 8*20 = 160 dollars.",
+        "He has 195-160 = 35 sets left.",
+    ]
+    _, explanation, corrected = _correct([*steps, "The answer is 35."], question)
+    assert explanation.startswith("It is 11*15, not 13*15")
+    assert ["8*20" in corrected[0], "160+5" in corrected[1], "11*15" in corrected[2]] == [True] * 3
