@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from lema_local.errors import RecipeError
+from lema_local.errors import InputError, RecipeError
 from lema_local.jsonl import describe_problems
+from lema_local.keys import check_url
 from lema_local.shipped import shipped_folder
 from lema_local.stages.augment import AugmentSettings
 from lema_local.stages.build import BuildSettings
@@ -25,6 +26,7 @@ from lema_local.stages.correct import CorrectSettings
 from lema_local.stages.evaluate import EvaluateSettings
 from lema_local.stages.filter import FilterSettings
 from lema_local.stages.sample import SampleSettings
+from lema_local.teachers.secrets import mask_secrets
 from lema_local.training.base import TrainSettings
 
 
@@ -53,6 +55,19 @@ def _from_text(value: Any) -> Any:
     return {"source": value} if isinstance(value, str) else value
 
 
+def _without_key(variable: str) -> AfterValidator:
+    """Return a validator that refuses an endpoint's URL with a key in it: the recipe is kept with the run."""
+
+    def check(url: str) -> str:
+        try:
+            check_url(url, variable)
+        except InputError as err:
+            raise ValueError(f"{err}; {err.hint}") from None
+        return url
+
+    return AfterValidator(check)
+
+
 Source = Annotated[QuestionSource, BeforeValidator(_from_text)]
 """A mapping, or just its `source`."""
 
@@ -75,7 +90,7 @@ class StudentBlock(Block):
 
     model: str
     """A GGUF file, `hf:OWNER/REPO/FILE.gguf`, `quickstart` (embedded), or a model's name at `url`."""
-    url: str | None = None
+    url: Annotated[str, _without_key("LEMA_STUDENT_KEY")] | None = None
     """An OpenAI-compatible endpoint that serves `model`; None: llama.cpp in this process."""
     base: str | None = None
     """What is trained: a Hugging Face folder or hub name; None: the GGUF itself, converted."""
@@ -92,11 +107,11 @@ class StudentBlock(Block):
 
 
 class TeacherBlock(Block):
-    """Who corrects, and what it may cost. Keys come from the environment, never from here."""
+    """Who corrects, and what it may cost. Keys come from the environment or `lema keys`, never from here."""
 
     model: str = "reference"
     """A LiteLLM name (`gpt-4o`, `ollama_chat/...`, `openai/NAME` with `url`), or `reference`: no model."""
-    url: str | None = None
+    url: Annotated[str, _without_key("LEMA_TEACHER_KEY")] | None = None
     """An OpenAI-compatible endpoint."""
     price_in: float | None = Field(default=None, ge=0)
     """Dollars per million prompt tokens; None: LiteLLM's price, 0 for local endpoints."""
@@ -304,7 +319,7 @@ def _describe_problem(item: ErrorDetails) -> str:
         return f"{name}: unknown key" + (f" (did you mean '{near[0]}'?)" if near else "")
     if item["type"] == "missing":
         return f"{name}: is required"
-    return f"{name}: {item['msg'][0].lower() + item['msg'][1:]}, got {item['input']!r}"
+    return mask_secrets(f"{name}: {item['msg'][0].lower() + item['msg'][1:]}, got {item['input']!r}")
 
 
 def _known_keys(loc: Sequence[int | str]) -> list[str]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "grade": ("grade:grade", "Grade answers against gold answers."),
     "datasets": ("datasets:datasets", "List, show or check datasets."),
     "students": ("students:students", "Inspect or requantize a student."),
+    "keys": ("keys:keys", "Keep providers' keys."),
     "journal": ("teachers:journal", "Look into the journal of teachers' replies."),
 }
 """Name: (module:attribute below lema_local.cli, the help line)."""
@@ -74,9 +75,11 @@ class LemaGroup(click.Group):
         except LemaError as err:
             if ctx.obj and ctx.obj["debug"]:
                 raise
-            click.echo(f"Error: {err}", err=True)
+            from lema_local.teachers.secrets import mask_secrets
+
+            click.echo(f"Error: {mask_secrets(str(err))}", err=True)
             if err.hint:
-                click.echo(f"Try: {err.hint}", err=True)
+                click.echo(f"Try: {mask_secrets(err.hint)}", err=True)
             ctx.exit(err.exit_code)
         except KeyboardInterrupt:
             again = shlex.join(["lema", *sys.argv[1:]])

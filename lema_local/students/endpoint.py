@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Literal
 
 from lema_local.errors import BackendError, BackendTransient
+from lema_local.keys import check_url, load_keys
 from lema_local.records import StopReason
 from lema_local.students.base import Completion, DecodeSettings, PromptStyle, Refusal, SampleRequest
 
@@ -60,6 +61,8 @@ class EndpointStudent:
         self._concurrency = concurrency or CONCURRENCY
         self._has_extras = True
         """Whether the server takes top_k, min_p and a repetition penalty."""
+        check_url(url, KEY_VARIABLE)
+        load_keys()
         key = os.environ.get(KEY_VARIABLE)
         self._client = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=10.0),

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lema_local.errors import InputError
+from lema_local.keys import check_url
 from lema_local.teachers.base import Desk, Teacher
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lema_local.teachers.scheduler import DeskSettings
 
 _IN_PROCESS = "llamacpp/"
+ENDPOINT_KEY = "LEMA_TEACHER_KEY"
+"""The key for `--teacher-url`."""
 OLLAMA_URL = "http://127.0.0.1:11434"
 """Where Ollama listens unless `OLLAMA_API_BASE` says otherwise."""
 
@@ -50,7 +53,7 @@ def open_teacher(
 
     Raises:
         InputError: If flags contradict each other.
-        BackendUnavailable: No such provider, no key in the environment, nobody listens at `url`.
+        BackendUnavailable: No such provider, no key, nobody listens at `url`.
     """
     from lema_local.teachers.prices import Price
 
@@ -74,6 +77,8 @@ def open_teacher(
 
     if url is not None and not url.startswith(("http://", "https://")):
         raise InputError(f"{url!r} is no URL of an endpoint", hint="such as http://127.0.0.1:8080/v1")
+    if url is not None:
+        check_url(url, ENDPOINT_KEY)
     price = None if price_in is None or price_out is None else Price.per_million(price_in, price_out)
     return LiteLLMTeacher(name, url=url, price=price, options=options)
 

@@ -16,14 +16,13 @@ import warnings
 from typing import Any
 
 from lema_local.errors import BackendError, BackendUnavailable
-from lema_local.teachers import OLLAMA_URL, endpoint_of
+from lema_local.keys import load_keys
+from lema_local.teachers import ENDPOINT_KEY, OLLAMA_URL, endpoint_of
 from lema_local.teachers.base import CallFailed, FinishReason, RawReply, RequestRefused, TeacherRequest
 from lema_local.teachers.endpoints import identify_ollama, identify_openai, is_local, public_part
 from lema_local.teachers.prices import FREE, Price
 from lema_local.teachers.secrets import mask_secrets
 
-ENDPOINT_KEY = "LEMA_TEACHER_KEY"
-"""Environment variable: the key for `--teacher-url`."""
 _LOCAL_PROVIDERS = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "hosted_vllm"})
 _FINISH: dict[str | None, FinishReason] = {
     "stop": "stop",
@@ -65,7 +64,7 @@ class LiteLLMTeacher:
         options: Further arguments of LiteLLM's `acompletion`, such as `reasoning_effort`.
 
     Raises:
-        BackendUnavailable: No such provider, no key in the environment, nobody listens at `url`.
+        BackendUnavailable: No such provider, no key, nobody listens at `url`.
     """
 
     reads_gold = False
@@ -78,6 +77,7 @@ class LiteLLMTeacher:
         price: Price | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
+        load_keys()
         self._litellm = import_litellm()
         self._name = name
         self._url = url
@@ -132,7 +132,7 @@ class LiteLLMTeacher:
         if missing:
             raise BackendUnavailable(
                 f"the teacher {self._name} needs a key, and {' or '.join(missing)} is not set",
-                hint=f"export {missing[0]}=... (keys are read from the environment only)",
+                hint=f"export {missing[0]}=..., or: lema keys set {missing[0]}",
             )
         return None
 
@@ -272,8 +272,10 @@ class LiteLLMTeacher:
 
     def _key_hint(self) -> str:
         if self._url:
-            return f"set {ENDPOINT_KEY} to the key of {public_part(self._url)}"
-        return "check the key in the environment, and that it may use this model"
+            return (
+                f"set {ENDPOINT_KEY} to the key of {public_part(self._url)}, or: lema keys set {ENDPOINT_KEY}"
+            )
+        return "check the key (lema keys list says where it is from), and that it may use this model"
 
     async def close(self) -> None:
         """Close LiteLLM's connections."""

@@ -1,18 +1,15 @@
-"""Keys stay in the environment: what is shown or kept has them masked."""
+"""Keys stay where they are kept: what is shown or written has them masked."""
 
 from __future__ import annotations
 
 import os
 import re
 
-_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_SHORTEST = 8
-"""Shorter values of such variables are no keys but switches."""
+from lema_local.keys import KEY_IN_URL, NAMED_LIKE_A_KEY, SHORTEST_KEY
+
 _LOOKS_LIKE_A_KEY = re.compile(
     r"(?:\b(?:sk|pk|rk|gsk|xai|hf|AIza|r8|nvapi|csk|tgp)[-_]?[A-Za-z0-9*_-]{12,})"
     r"|(?<=Bearer )\S{8,}"
-    r"|(?<=[?&]key=)[^&\s\"']+"
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
 
 
@@ -23,6 +20,7 @@ def mask_secrets(text: str) -> str:
     providers repeat a wrong key, whole or in part, in their error messages.
     """
     for name, value in os.environ.items():
-        if _NAME.search(name) and len(value) >= _SHORTEST:
+        if NAMED_LIKE_A_KEY.search(name) and len(value) >= SHORTEST_KEY:
             text = text.replace(value, "***")
+    text = KEY_IN_URL.sub(lambda found: f"{found[1]}=***" if found[1] else "***", text)
     return _LOOKS_LIKE_A_KEY.sub("***", text)

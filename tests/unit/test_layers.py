@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "lema_local"
 LAYERS = (
     {"errors"},
     {"records", "steps", "arithmetic", "jsonl", "shipped", "home", "quickstart"},
-    {"runs", "resuming"},
+    {"runs", "resuming", "keys"},
     {"stage_runner"},
     {"answers", "statistics"},
     {"corrections", "prompts", "datasets"},
