@@ -209,6 +209,19 @@ def parse_reply(text: str, original_steps: Sequence[str]) -> ParsedCorrection:
     return _align(position, explanation, labels, steps, original_steps)
 
 
+def read_location(text: str) -> int:
+    """Return the incorrect step, 1-based, that a reply names which was to name nothing else.
+
+    Raises:
+        UnparseableReply: If it names none.
+    """
+    text = _EMPHASIS.sub("", _FENCE.sub("", _THINKING.sub("", text))).strip()
+    if not text:
+        raise UnparseableReply("the reply is empty")
+    headed = next((m for m in _HEADING.finditer(text) if m.lastgroup == "incorrect_step"), None)
+    return _read_position(text[headed.end() :].strip() if headed else text)
+
+
 def _read_json(text: str) -> dict[str, str] | None:
     start = text.find("{")
     if start < 0 or '"' not in text:

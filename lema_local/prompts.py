@@ -106,6 +106,17 @@ class CorrectionPrompt(_PromptFile):
     examples: list[CorrectionExample] = Field(default_factory=list)
     gold_format: str = "Reference Solution: {\n{gold_rationale}\n}\n"
     """Stands before the original solution where the gold rationale is shown."""
+    locate_instruction: str = (
+        "Each of the following solutions may contain errors. Find the first incorrect step, and answer with it alone,"
+        ' such as "Step 2."; answer "None." where every step is correct.'
+    )
+    """Stands in the place of `instruction` where the teacher is first asked for the step alone."""
+    json_instruction: str = (
+        "Answer with one JSON object and nothing else. Its keys: incorrect_step (a number), explanation (a text),"
+        ' corrected_solution (a list of texts, one "Step k: ..." each, from the incorrect step on; the last one states'
+        " the answer)."
+    )
+    """Stands behind `instruction` where JSON is asked for."""
     stop: list[str] = Field(default_factory=lambda: ["\nQuestion:"])
 
     def render(
@@ -115,6 +126,8 @@ class CorrectionPrompt(_PromptFile):
         style: PromptStyle,
         *,
         shows_gold: bool = False,
+        located_step: int | None = None,
+        is_json: bool = False,
     ) -> Prompt:
         """Return text to be completed, or chat messages; either ends with the cue `Incorrect Step:`.
 
@@ -123,25 +136,55 @@ class CorrectionPrompt(_PromptFile):
             original_steps: The mistake's steps without `Step k:`; the last one states its final answer.
             style: `completion` or `chat`.
             shows_gold: Show the gold rationale too (the paper never does).
+            located_step: 1-based; tell the teacher that this step is the incorrect one.
+            is_json: Ask for JSON.
 
         Raises:
             PromptError: If the gold rationale is to be shown and the question has none.
         """
         gold = self._show_gold(question) if shows_gold else ""
-        asked = self._ask(question.question, question.choices, original_steps, gold)
+        asked = self._ask(question.question, question.choices, original_steps, gold, located_step)
+        write = _answer_as_json if is_json else _answer_in_full if located_step is None else _answer_located
         shown = [
-            (
-                self._ask(example.question, example.choices, example.original_steps, ""),
-                _answer_in_full(example),
-            )
-            for example in self.examples
+            (self._ask_example(one, is_located=located_step is not None), write(one)) for one in self.examples
         ]
-        return _render(self.instruction, shown, asked, style, joint=" ")
+        instruction = self.instruction
+        if is_json:
+            instruction = f"{instruction}\n{self.json_instruction}"
+        return _render(
+            instruction, shown, asked, style, joint="\n" if is_json or located_step is not None else " "
+        )
 
-    def _ask(self, question: str, choices: Sequence[str] | None, steps: Sequence[str], gold: str) -> str:
+    def render_locating(
+        self,
+        question: Question,
+        original_steps: Sequence[str],
+        style: PromptStyle,
+        *,
+        shows_gold: bool = False,
+    ) -> Prompt:
+        """Return the first of two questions: which step is incorrect, and nothing else. See `render`."""
+        gold = self._show_gold(question) if shows_gold else ""
+        asked = self._ask(question.question, question.choices, original_steps, gold)
+        shown = [(self._ask_example(one), f"Step {one.incorrect_step}.") for one in self.examples]
+        return _render(self.locate_instruction, shown, asked, style, joint=" ")
+
+    def _ask_example(self, example: CorrectionExample, *, is_located: bool = False) -> str:
+        step = example.incorrect_step if is_located else None
+        return self._ask(example.question, example.choices, example.original_steps, "", step)
+
+    def _ask(
+        self,
+        question: str,
+        choices: Sequence[str] | None,
+        steps: Sequence[str],
+        gold: str,
+        located_step: int | None = None,
+    ) -> str:
         values = {"question": question, "choices": format_choices(choices), "steps": number_steps(steps)}
         before, separator, after = self.question_format.partition("Original Solution:")
-        return _fill(before, values) + gold + _fill(separator + after, values)
+        cue = "" if located_step is None else f" Step {located_step}."
+        return _fill(before, values) + gold + _fill(separator + after, values) + cue
 
     def _show_gold(self, question: Question) -> str:
         if not question.gold_rationale:
@@ -241,6 +284,20 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
 
 def _answer_in_full(example: CorrectionExample) -> str:
     return format_correction(example.incorrect_step, example.explanation, example.corrected_steps)
+
+
+def _answer_located(example: CorrectionExample) -> str:
+    return _answer_in_full(example).partition("\n")[2]
+
+
+def _answer_as_json(example: CorrectionExample) -> str:
+    steps = number_steps(example.corrected_steps, example.incorrect_step).splitlines()
+    content = {
+        "incorrect_step": example.incorrect_step,
+        "explanation": example.explanation,
+        "corrected_solution": steps,
+    }
+    return json.dumps(content, ensure_ascii=False)
 
 
 def _render(

@@ -83,6 +83,10 @@ class Correction(Record):
     """Key of the raw reply in the journal."""
     cost_usd: float
     """Dollars that this reply cost when it was made (0.0 for local teachers; not paid again from the journal)."""
+    asked: dict[str, Any] = Field(default_factory=dict)
+    """How the teacher was asked, where that differs from the paper's way: `shows_gold`; `locates_first` with the
+    `located_step` and the `locating_key` of that reply; `is_json` (false: wanted, but this teacher has no such mode);
+    `is_fallback`: another teacher had failed on it."""
 
 
 class Rationale(Record):

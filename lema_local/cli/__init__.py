@@ -21,6 +21,7 @@ COMMANDS = {
     "import-paths": ("import_paths:import_paths", "Take over reasoning paths made elsewhere."),
     "correct": ("teachers:correct", "Let a teacher correct the mistakes among paths."),
     "augment": ("teachers:augment", "Let a teacher write further rationales."),
+    "reparse": ("reparse:reparse", "Read the replies behind corrections again, free of charge."),
     "filter": ("build:filter_command", "Split corrections into accepted and rejected ones."),
     "build": ("build:build", "Build the training files of the arms."),
     "train": ("train:train", "Fine-tune a student on a training file."),

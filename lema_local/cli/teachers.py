@@ -17,7 +17,8 @@ from lema_local.cli.progress import notice, progress_bar
 
 if TYPE_CHECKING:
     from lema_local.records import Correction, Rationale
-    from lema_local.stages.correct import CorrectSettings, Mistake, MistakePrompt
+    from lema_local.stages.correct import CorrectSettings, Mistake
+    from lema_local.teachers import MistakePrompt
     from lema_local.teachers.desk import TeacherDesk
     from lema_local.teachers.scheduler import DeskSettings
 

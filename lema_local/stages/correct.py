@@ -11,17 +11,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lema_local.answers import cut_at_next_question, extract_answer
-from lema_local.corrections import UnparseableReply, judge_correction, parse_reply
+from lema_local.corrections import UnparseableReply, judge_correction, parse_reply, read_location
 from lema_local.errors import InputError, LemaError
 from lema_local.records import Correction, Question, ReasoningPath
 from lema_local.steps import split_steps, state_answer
-from lema_local.students.base import Prompt, PromptStyle
+from lema_local.students.base import Message
+from lema_local.teachers import MistakePrompt
 from lema_local.teachers.base import Answered, Desk, Failed, RawReply, TeacherRequest
+from lema_local.teachers.settings import AS_THE_STAGE_SAYS, TeacherSettings
 
 Mistake = tuple[Question, ReasoningPath]
 _NOTHING_READ: Mapping[str, object] = {
@@ -62,26 +66,16 @@ class CorrectSettings(BaseModel):
     """A reply cut by `max_tokens` is asked for once more with this limit; null: never."""
     shows_gold: bool = False
     """Show the teacher the gold rationale. The paper never does."""
+    locates_first: bool = False
+    """Ask in two calls: first for the incorrect step alone, then for the correction of that step."""
+    asks_json: bool = False
+    """Ask for JSON, of teachers that have a mode for it; the others are asked as usual."""
     concurrency: int = Field(default=8, ge=1)
     """Calls in flight at most; fewer while the provider says that it is too much."""
     timeout_s: float = Field(default=300.0, gt=0)
     """Seconds for one call."""
     retries: int = Field(default=8, ge=0)
     """Further tries after a time-out, a broken connection, a rate limit or a server's error."""
-
-
-class MistakePrompt(Protocol):
-    """What turns a mistake into messages."""
-
-    def render(
-        self,
-        question: Question,
-        original_steps: Sequence[str],
-        style: PromptStyle,
-        *,
-        shows_gold: bool = False,
-    ) -> Prompt:
-        """Return chat messages where `style` is `chat`."""
 
 
 def select_mistakes(
@@ -110,12 +104,23 @@ def select_mistakes(
 
 
 def correct_mistakes(
-    mistakes: Iterable[Mistake], desk: Desk, prompt: MistakePrompt, settings: CorrectSettings
+    mistakes: Iterable[Mistake],
+    desk: Desk,
+    prompt: MistakePrompt,
+    settings: CorrectSettings,
+    teacher: TeacherSettings = AS_THE_STAGE_SAYS,
 ) -> Iterator[Correction]:
     """Yield one correction per mistake, as replies come.
 
     With several attempts, mistakes whose correction was rejected are asked about again, in rounds; what a mistake
     ends with is the first accepted correction, or its last one.
+
+    Args:
+        mistakes: With their questions.
+        desk: The teacher.
+        prompt: What it is asked.
+        settings: The stage's.
+        teacher: What is set for this teacher alone.
 
     Raises:
         BudgetReached: Corrections already yielded stay valid; the mistakes left have none.
@@ -126,14 +131,90 @@ def correct_mistakes(
     for attempt in range(settings.attempts):
         is_last = attempt == settings.attempts - 1
         rejected: list[Mistake] = []
-        requests = ((mistake, build_request(*mistake, prompt, settings, attempt)) for mistake in left)
-        for mistake, outcome in desk.ask_many(requests):
-            correction = read_outcome(*mistake, outcome, desk.name, attempt)
+        for mistake, correction in _try_once(left, desk, prompt, settings, teacher, attempt):
             if correction.verdict == "rejected" and not is_last:
                 rejected.append(mistake)
             else:
                 yield correction
         left = rejected
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """A mistake with what was found out before its correction is asked for."""
+
+    mistake: Mistake
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    cost_usd: float = 0.0
+
+
+def _try_once(
+    mistakes: Iterable[Mistake],
+    desk: Desk,
+    prompt: MistakePrompt,
+    settings: CorrectSettings,
+    teacher: TeacherSettings,
+    attempt: int,
+) -> Iterator[tuple[Mistake, Correction]]:
+    """Yield each mistake with what one attempt made of it."""
+    asked = describe_asking(desk, settings)
+    located: Iterable[_Located] = (_Located(mistake, asked) for mistake in mistakes)
+    if asked.get("locates_first"):
+        found = list(_locate(mistakes, desk, prompt, settings, teacher, attempt, asked))
+        yield from (one for one in found if not isinstance(one, _Located))
+        located = [one for one in found if isinstance(one, _Located)]
+    requests = (
+        (one, build_request(*one.mistake, prompt, settings, attempt, teacher, one.asked)) for one in located
+    )
+    for one, outcome in desk.ask_many(requests):
+        yield (
+            one.mistake,
+            read_outcome(*one.mistake, outcome, desk.name, attempt, one.asked, cost_before_usd=one.cost_usd),
+        )
+
+
+def _locate(
+    mistakes: Iterable[Mistake],
+    desk: Desk,
+    prompt: MistakePrompt,
+    settings: CorrectSettings,
+    teacher: TeacherSettings,
+    attempt: int,
+    asked: Mapping[str, Any],
+) -> Iterator[_Located | tuple[Mistake, Correction]]:
+    """Yield each mistake with its incorrect step, or with the correction that it ends as where none was named."""
+    requests = (
+        (mistake, build_locating_request(*mistake, prompt, settings, attempt, teacher))
+        for mistake in mistakes
+    )
+    for mistake, outcome in desk.ask_many(requests):
+        end = read_outcome(*mistake, outcome, desk.name, attempt, asked)
+        if isinstance(outcome, Failed):
+            yield mistake, end
+            continue
+        try:
+            found = {"located_step": read_location(outcome.reply.text), "locating_key": outcome.reply_key}
+        except UnparseableReply as err:
+            yield (
+                mistake,
+                end.model_copy(update={**_NOTHING_READ, "verdict": "rejected", "reason": err.reason}),
+            )
+        else:
+            yield _Located(mistake, {**asked, **found}, outcome.reply.cost_usd)
+
+
+def describe_asking(desk: Desk, settings: CorrectSettings) -> dict[str, Any]:
+    """Return how a teacher is asked, where that differs from the paper's way: for `Correction.asked`."""
+    if desk.reads_gold:
+        return {}
+    asked: dict[str, Any] = {}
+    if settings.shows_gold:
+        asked["shows_gold"] = True
+    if settings.locates_first:
+        asked["locates_first"] = True
+    if settings.asks_json:
+        asked["is_json"] = desk.can_write_json
+    return asked
 
 
 def build_request(
@@ -142,18 +223,64 @@ def build_request(
     prompt: MistakePrompt,
     settings: CorrectSettings,
     attempt: int = 0,
+    teacher: TeacherSettings = AS_THE_STAGE_SAYS,
+    asked: Mapping[str, Any] = MappingProxyType({}),
 ) -> TeacherRequest:
-    """Return the request for one attempt at one mistake."""
-    messages = prompt.render(question, list_steps(path), "chat", shows_gold=settings.shows_gold)
+    """Return the request for one attempt at one mistake.
+
+    Args:
+        question: The problem.
+        path: The wrong solution.
+        prompt: Makes the messages.
+        settings: The stage's.
+        attempt: 0-based.
+        teacher: What is set for this teacher alone.
+        asked: As `describe_asking` says, with the `located_step` where it was located first.
+    """
+    messages = prompt.render(
+        question,
+        list_steps(path),
+        "chat",
+        shows_gold=settings.shows_gold,
+        located_step=asked.get("located_step"),
+        is_json=asked.get("is_json", False),
+    )
     assert not isinstance(messages, str)
-    return TeacherRequest(
+    form = {"type": "json_object"} if asked.get("is_json") else None
+    return _to_request(messages, settings, attempt, teacher, form)
+
+
+def build_locating_request(
+    question: Question,
+    path: ReasoningPath,
+    prompt: MistakePrompt,
+    settings: CorrectSettings,
+    attempt: int = 0,
+    teacher: TeacherSettings = AS_THE_STAGE_SAYS,
+) -> TeacherRequest:
+    """Return the request for the incorrect step alone; see `build_request`."""
+    messages = prompt.render_locating(question, list_steps(path), "chat", shows_gold=settings.shows_gold)
+    assert not isinstance(messages, str)
+    return _to_request(messages, settings, attempt, teacher, None)
+
+
+def _to_request(
+    messages: tuple[Message, ...],
+    settings: CorrectSettings,
+    attempt: int,
+    teacher: TeacherSettings,
+    response_format: dict[str, Any] | None,
+) -> TeacherRequest:
+    request = TeacherRequest(
         messages=messages,
         temperature=settings.retry_temperature if attempt else settings.temperature,
         top_p=settings.top_p,
         seed=settings.seed,
+        response_format=response_format,
         attempt=attempt,
         max_tokens=settings.max_tokens,
     )
+    return teacher.shape(request, is_first=attempt == 0)
 
 
 def list_steps(path: ReasoningPath) -> list[str]:
@@ -167,9 +294,26 @@ def list_steps(path: ReasoningPath) -> list[str]:
 
 
 def read_outcome(
-    question: Question, path: ReasoningPath, outcome: Answered | Failed, teacher: str, attempt: int = 0
+    question: Question,
+    path: ReasoningPath,
+    outcome: Answered | Failed,
+    teacher: str,
+    attempt: int = 0,
+    asked: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    cost_before_usd: float = 0.0,
 ) -> Correction:
-    """Return the correction that a teacher's reply is; a bad reply is a rejected one, none a failed one."""
+    """Return the correction that a teacher's reply is; a bad reply is a rejected one, none a failed one.
+
+    Args:
+        question: The problem.
+        path: The wrong solution.
+        outcome: What came.
+        teacher: The teacher's name.
+        attempt: 0-based.
+        asked: How it was asked.
+        cost_before_usd: Dollars for an earlier call that this one rests on.
+    """
     correction = Correction(
         question_id=question.id,
         sample_index=path.sample_index,
@@ -185,17 +329,21 @@ def read_outcome(
         verdict="failed",
         reason=None,
         reply_key=None,
-        cost_usd=0.0,
+        cost_usd=cost_before_usd,
+        asked=dict(asked),
     )
     if isinstance(outcome, Failed):
         return correction.model_copy(update={"reason": outcome.reason})
-    told = {"reply_key": outcome.reply_key, "cost_usd": outcome.reply.cost_usd}
+    told = {"reply_key": outcome.reply_key, "cost_usd": outcome.reply.cost_usd + cost_before_usd}
     return take_reply(correction.model_copy(update=told), question, outcome.reply)
 
 
 def take_reply(correction: Correction, question: Question, reply: RawReply) -> Correction:
     """Return a correction with all that a raw reply decides, whatever it said before."""
-    found = dict(_NOTHING_READ) | read_text(reply.text, question, correction.original_steps)
+    text = reply.text
+    if (located := correction.asked.get("located_step")) is not None:
+        text = f"Step {located}.\n{text}"  # the step was told to the teacher, and is not said again
+    found = dict(_NOTHING_READ) | read_text(text, question, correction.original_steps)
     why = explain_finish(reply.finish_reason, reply.completion_tokens)
     if found["verdict"] == "rejected" and why:
         found["reason"] = f"{why}: {found['reason']}"
@@ -217,7 +365,9 @@ def reparse_corrections(
     by_id = {question.id: question for question in questions}
     for correction in corrections:
         question = by_id.get(correction.question_id)
-        reply = find_reply(correction.reply_key) if correction.reply_key is not None else None
+        # Where no step was located there is no reply to the second question.
+        is_whole = "located_step" in correction.asked or not correction.asked.get("locates_first")
+        reply = find_reply(correction.reply_key) if correction.reply_key is not None and is_whole else None
         yield correction, take_reply(correction, question, reply) if question and reply else correction
 
 

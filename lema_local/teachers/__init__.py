@@ -135,14 +135,12 @@ class MistakePrompt(Protocol):
         style: PromptStyle,
         *,
         shows_gold: bool = False,
+        located_step: int | None = None,
+        is_json: bool = False,
     ) -> Prompt:
         """Return chat messages where `style` is `chat`."""
 
-
-class _ReferencePrompt:
-    """The reference teacher's request: the question with its gold rationale and answer as data."""
-
-    def render(
+    def render_locating(
         self,
         question: Question,
         original_steps: Sequence[str],
@@ -150,10 +148,19 @@ class _ReferencePrompt:
         *,
         shows_gold: bool = False,
     ) -> Prompt:
+        """Return the messages that ask for the incorrect step alone."""
+
+
+class _ReferencePrompt:
+    """The reference teacher's request: the question with its gold rationale and answer as data."""
+
+    def render(self, question: Question, original_steps: Sequence[str], *_: object, **__: object) -> Prompt:
         """Return the messages; this teacher is always shown the gold rationale."""
         from lema_local.teachers.reference import reference_request
 
         return reference_request(question, original_steps)
+
+    render_locating = render
 
 
 def prompt_for(teacher: Teacher | Desk, prompt: MistakePrompt) -> MistakePrompt:

@@ -132,6 +132,10 @@ class Teacher(Protocol):
     def reads_gold(self) -> bool:
         """True for the reference teacher: its request carries the gold rationale and answer as data."""
 
+    @property
+    def can_write_json(self) -> bool:
+        """Whether it has a mode in which its reply is sure to be JSON (`response_format`)."""
+
     def worst_case_usd(self, request: TeacherRequest) -> float:
         """The most that this request can cost: prompt tokens and `max_tokens` at the model's price.
 
@@ -162,6 +166,10 @@ class Desk(Protocol):
     @property
     def reads_gold(self) -> bool:
         """Whether the teacher is told the gold rationale and answer."""
+
+    @property
+    def can_write_json(self) -> bool:
+        """Whether the teacher has a mode in which its reply is sure to be JSON."""
 
     def ask_many(
         self, requests: Iterable[tuple[Item, TeacherRequest]]

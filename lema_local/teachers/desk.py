@@ -70,6 +70,11 @@ class TeacherDesk:
         return self.teacher.reads_gold
 
     @property
+    def can_write_json(self) -> bool:
+        """Whether the teacher has a mode in which its reply is sure to be JSON."""
+        return self.teacher.can_write_json
+
+    @property
     def count(self) -> DeskCount:
         """What was done so far."""
         return self._scheduler.count

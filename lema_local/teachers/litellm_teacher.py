@@ -21,6 +21,7 @@ from lema_local.teachers import ENDPOINT_KEY, OLLAMA_URL, endpoint_of
 from lema_local.teachers.base import CallFailed, FinishReason, RawReply, RequestRefused, TeacherRequest
 from lema_local.teachers.endpoints import identify_ollama, identify_openai, is_local, public_part
 from lema_local.teachers.prices import FREE, Price
+from lema_local.teachers.reasoning import split_reasoning
 from lema_local.teachers.secrets import mask_secrets
 
 _LOCAL_PROVIDERS = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "hosted_vllm"})
@@ -84,6 +85,7 @@ class LiteLLMTeacher:
         self._model, self._provider = self._resolve()
         self._key = self._find_key()
         self._options = options or {}
+        self._check_options()
         self.price = price if price is not None else self._find_price()
         """Dollars per token; None where nobody knows."""
         self._has_own_price = price is not None
@@ -113,6 +115,26 @@ class LiteLLMTeacher:
                 hint="write PROVIDER/MODEL (such as anthropic/..., ollama_chat/...), or give --teacher-url",
             ) from err
         return self._name, provider
+
+    def _takes(self, parameter: str) -> bool:
+        """Return whether the model may be sent a parameter of a call, as far as LiteLLM knows."""
+        known = self._litellm.get_supported_openai_params(
+            model=self._model.removeprefix(f"{self._provider}/"), custom_llm_provider=self._provider
+        )
+        return parameter in (known or ())
+
+    @property
+    def can_write_json(self) -> bool:
+        """Whether the model has a mode for JSON."""
+        return self._takes("response_format")
+
+    def _check_options(self) -> None:
+        """Raise for an option that would be dropped without a word."""
+        for option in self._options:
+            if not self._takes(option):
+                raise BackendUnavailable(
+                    f"the teacher {self._name} takes no {option}", hint=f"leave {option} out for this teacher"
+                )
 
     @property
     def _is_local(self) -> bool:
@@ -280,15 +302,6 @@ class LiteLLMTeacher:
     async def close(self) -> None:
         """Close LiteLLM's connections."""
         await self._litellm.close_litellm_async_clients()
-
-
-def split_reasoning(text: str) -> tuple[str, str | None]:
-    """Return a reply's answer and its `<think>` block, which some local servers leave in the text."""
-    opening, closing = "<think>", "</think>"
-    if not text.lstrip().startswith(opening):
-        return text, None
-    reasoning, _, answer = text.lstrip().removeprefix(opening).partition(closing)
-    return answer.strip(), reasoning.strip()
 
 
 def read_retry_after(headers: dict[str, str]) -> float | None:

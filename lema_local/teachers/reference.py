@@ -60,6 +60,7 @@ class ReferenceTeacher:
 
     name = "reference"
     reads_gold = True
+    can_write_json = False
 
     @property
     def identity(self) -> str:

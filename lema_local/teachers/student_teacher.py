@@ -12,7 +12,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from lema_local.students.base import (
     DecodeSettings,
     Message,
     Prompt,
+    PromptStyle,
     Refusal,
     SampleRequest,
     Student,
 )
 from lema_local.teachers.base import FinishReason, RawReply, RequestRefused, TeacherRequest
+from lema_local.teachers.reasoning import split_reasoning
 
 _ARRIVAL_S = 0.05
 """How long a running engine waits for the next request: the desk sends one as soon as another is answered."""
@@ -47,17 +49,20 @@ class StudentTeacher:
     """Any student as a teacher.
 
     Args:
-        student: Answers; closed with the teacher.
+        load: Returns the student that answers; called in the teacher's own thread when the first request comes, and
+            not at all where the journal holds every reply. Closed with the teacher.
         name: As asked for on the command line.
         identity: What the file is, for the journal's key.
     """
 
     reads_gold = False
+    can_write_json = False
 
-    def __init__(self, student: Student, name: str, identity: str) -> None:
+    def __init__(self, load: Callable[[], Student], name: str, identity: str) -> None:
         self.name = name
         self.identity = identity
-        self._student = student
+        self._load = load
+        self._student: Student | None = None
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._held: _Call | None = None
         self._numbers = itertools.count()
@@ -83,7 +88,8 @@ class StudentTeacher:
         self._is_closing = True
         self._calls.put(None)
         await asyncio.to_thread(self._thread.join)
-        self._student.close()
+        if self._student is not None:
+            self._student.close()
 
     # -- The engine's thread
 
@@ -96,8 +102,13 @@ class StudentTeacher:
         running: dict[str, _Call] = {}
         why = BackendError(f"{self.name}: the engine ended before it had answered")
         try:
-            settings = decode_settings(first.request, self._student)
-            for sample, result in self._student.complete_many(self._gather(first, running), settings):
+            if self._student is None:
+                running["first"] = first
+                self._student = self._load()
+                del running["first"]
+            student = self._student
+            settings = decode_settings(first.request, student)
+            for sample, result in student.complete_many(self._gather(first, running, student), settings):
                 call = running.pop(sample.question_id)
                 _deliver(call, _read(call, result, self.name))
         except BackendError as err:
@@ -110,17 +121,17 @@ class StudentTeacher:
         held, self._held = self._held, None
         return held if held is not None else self._calls.get()
 
-    def _gather(self, first: _Call, running: dict[str, _Call]) -> Iterator[SampleRequest]:
+    def _gather(self, first: _Call, running: dict[str, _Call], student: Student) -> Iterator[SampleRequest]:
         """Yield what is waiting, and what arrives in time, as long as it is to be decoded alike."""
-        settings = decode_settings(first.request, self._student)
+        settings = decode_settings(first.request, student)
         call: _Call | None = first
         while call is not None and not self._is_closing:
-            if decode_settings(call.request, self._student) != settings:
+            if decode_settings(call.request, student) != settings:
                 self._held = call
                 return
             number = str(next(self._numbers))
             running[number] = call
-            yield self._to_sample(number, call.request)
+            yield _to_sample(number, call.request, student.prompt_style)
             call = self._take_arrival()
 
     def _take_arrival(self) -> _Call | None:
@@ -132,17 +143,14 @@ class StudentTeacher:
             self._calls.put(None)
         return call
 
-    def _to_sample(self, number: str, request: TeacherRequest) -> SampleRequest:
-        prompt: Prompt = request.messages
-        if self._student.prompt_style == "completion":
-            prompt = join_messages(request.messages)
-        asked = f"{request.messages}{request.seed}{request.attempt}".encode()
-        seed = (
-            request.seed
-            if request.seed is not None
-            else int.from_bytes(hashlib.sha256(asked).digest()[:4]) >> 1
-        )
-        return SampleRequest(number, request.attempt, prompt, seed)
+
+def _to_sample(number: str, request: TeacherRequest, style: PromptStyle) -> SampleRequest:
+    prompt: Prompt = join_messages(request.messages) if style == "completion" else request.messages
+    asked = f"{request.messages}{request.seed}{request.attempt}".encode()
+    seed = (
+        request.seed if request.seed is not None else int.from_bytes(hashlib.sha256(asked).digest()[:4]) >> 1
+    )
+    return SampleRequest(number, request.attempt, prompt, seed)
 
 
 def decode_settings(request: TeacherRequest, student: Student) -> DecodeSettings:
@@ -170,8 +178,10 @@ def _read(call: _Call, result: Completion | Refusal, name: str) -> RawReply | Ba
     if isinstance(result, Refusal):
         return RequestRefused(result.reason, is_only_this=True)
     finish: FinishReason = "length" if result.stop_reason == "length" else "stop"
+    text, reasoning = split_reasoning(result.text)
     return RawReply(
-        text=result.text,
+        text=text,
+        reasoning=reasoning,
         model=name,
         finish_reason=finish,
         prompt_tokens=result.prompt_tokens,
@@ -203,8 +213,11 @@ def open_gguf_teacher(name: str, path: str, *, slots: int, gpu_layers: int) -> S
     from lema_local.students import open_student, resolve_model_file
 
     file = resolve_model_file(path)
-    student = open_student(str(file), slots=slots, gpu_layers=gpu_layers)
-    return StudentTeacher(student, name, f"sha256 {_hash(file)}")
+
+    def load() -> Student:
+        return open_student(str(file), slots=slots, gpu_layers=gpu_layers)
+
+    return StudentTeacher(load, name, f"sha256 {_hash(file)}")
 
 
 def _hash(path: Path) -> str:

@@ -17,9 +17,9 @@ from lema_local.teachers.litellm_teacher import (
     LiteLLMTeacher,
     import_litellm,
     read_retry_after,
-    split_reasoning,
 )
 from lema_local.teachers.prices import Price, most_prompt_tokens
+from lema_local.teachers.reasoning import split_reasoning
 from lema_local.teachers.secrets import mask_secrets
 
 KEY = "sk-MARKED0123456789abcdefghijklmn"
@@ -303,6 +303,10 @@ def test_a_thinking_block_is_kept_apart() -> None:
     assert split_reasoning("<think>\nhm\n</think>\n\nStep 1.") == ("Step 1.", "hm")
     assert split_reasoning("<think>never ends") == ("", "never ends")
     assert split_reasoning("Step 1. <think>") == ("Step 1. <think>", None)
+    assert split_reasoning("hm, <think> and </think>?\n</think>\nStep 1.") == (
+        "Step 1.",
+        "hm, <think> and </think>?",
+    )
 
 
 def test_retry_after_is_read_as_seconds_milliseconds_or_a_date() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -12,10 +13,12 @@ from lema_local.stages.correct import (
     CorrectSettings,
     correct_mistakes,
     list_steps,
+    reparse_corrections,
     select_mistakes,
 )
 from lema_local.students.base import Message, PromptStyle
 from lema_local.teachers.base import Answered, Failed, RawReply, TeacherRequest
+from lema_local.teachers.settings import TeacherSettings
 
 Item = TypeVar("Item")
 GOOD = "Step 1.\nExplanation: it is 5.\nCorrect Solution: {\nStep 1: 2 + 3 = 5.\nStep 2: The answer is 5.\n}"
@@ -53,8 +56,21 @@ class PlainPrompt:
         style: PromptStyle = "chat",
         *,
         shows_gold: bool = False,
+        located_step: int | None = None,
+        is_json: bool = False,
     ) -> tuple[Message, ...]:
-        return (Message(role="user", content=f"{question.question} {list(original_steps)} {shows_gold}"),)
+        options = f"{located_step} {is_json} {shows_gold}"
+        return (Message(role="user", content=f"{question.question} {list(original_steps)} {options}"),)
+
+    def render_locating(
+        self,
+        question: Question,
+        original_steps: Sequence[str],
+        style: PromptStyle,
+        *,
+        shows_gold: bool = False,
+    ) -> tuple[Message, ...]:
+        return (Message(role="user", content=f"locate {question.question}"),)
 
 
 class QuestionPrompt:
@@ -65,6 +81,7 @@ class QuestionPrompt:
 class ScriptedDesk:
     name = "scripted"
     reads_gold = False
+    can_write_json = True
 
     def __init__(self, script: Callable[[TeacherRequest], str | Answered | Failed]) -> None:
         self.script = script
@@ -238,3 +255,57 @@ def test_the_reference_teacher_writes_no_rationales() -> None:
     desk.reads_gold = True
     with pytest.raises(InputError, match="no rationales of its own"):
         list(augment_rationales([question()], desk, QuestionPrompt(), AugmentSettings()))
+
+
+def test_locating_first_asks_twice_and_tells_the_step() -> None:
+    def script(request: TeacherRequest) -> str:
+        asked = request.messages[-1]["content"]
+        return "Step 1." if asked.startswith("locate") else GOOD.partition("\n")[2]
+
+    desk = ScriptedDesk(script)
+    settings = CorrectSettings(locates_first=True)
+    (correction,) = correct_mistakes([(question(), path())], desk, PlainPrompt(), settings)
+    assert (correction.verdict, correction.incorrect_step) == ("accepted", 1)
+    assert correction.asked == {"locates_first": True, "located_step": 1, "locating_key": "key"}
+    assert correction.cost_usd == pytest.approx(0.02)
+    assert [request.messages[-1]["content"][-13:] for request in desk.asked[1:]] == ["1 False False"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [("None.", "finds no incorrect step"), ("", "empty"), ("?", "names no incorrect step")],
+)
+def test_a_mistake_that_is_not_located_ends_with_the_reason(reply: str, reason: str) -> None:
+    desk = ScriptedDesk(lambda request: reply)
+    settings = CorrectSettings(locates_first=True)
+    (correction,) = correct_mistakes([(question(), path())], desk, PlainPrompt(), settings)
+    assert correction.verdict == "rejected"
+    assert reason in str(correction.reason)
+    assert (correction.reply_key, len(desk.asked)) == ("key", 1)
+    lost = list(reparse_corrections([correction], [question()], lambda key: answered(GOOD).reply))
+    assert lost == [(correction, correction)], "there is no reply to the second question"
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_json_is_asked_for_where_the_teacher_has_a_mode_for_it(can: bool) -> None:
+    solution = ["Step 1: 2 + 3 = 5.", "The answer is 5."]
+    reply = json.dumps({"incorrect_step": 1, "explanation": "it is 5", "corrected_solution": solution})
+    desk = ScriptedDesk(lambda request: reply)
+    desk.can_write_json = can
+    (correction,) = correct_mistakes(
+        [(question(), path())], desk, PlainPrompt(), CorrectSettings(asks_json=True)
+    )
+    assert (correction.verdict, correction.asked) == ("accepted", {"is_json": can})
+    assert desk.asked[0].response_format == ({"type": "json_object"} if can else None)
+
+
+def test_a_teachers_own_settings_shape_its_requests() -> None:
+    teacher = TeacherSettings(temperature=0.3, max_tokens=77, system_prompt="Be short.")
+    desk = ScriptedDesk(lambda request: "?")
+    list(correct_mistakes([(question(), path())], desk, PlainPrompt(), CorrectSettings(attempts=2), teacher))
+    assert [(one.temperature, one.max_tokens) for one in desk.asked] == [(0.3, 77), (0.7, 77)]
+    assert {one.messages[0]["role"] for one in desk.asked} == {"system"}
+    silent = TeacherSettings(temperature="default")
+    desk = ScriptedDesk(lambda request: "?")
+    list(correct_mistakes([(question(), path())], desk, PlainPrompt(), CorrectSettings(attempts=2), silent))
+    assert [one.temperature for one in desk.asked] == [None, None]

@@ -42,7 +42,7 @@ def test_a_student_answers_as_a_teacher(tmp_path: Path, style: PromptStyle) -> N
         return Completion(f"reply to {text[-6:].strip()}", "end", 10, 3)
 
     student = ScriptedModel(script, prompt_style=style)
-    answers = ask(StudentTeacher(student, "llamacpp/x.gguf", "sha256 0"), tmp_path)
+    answers = ask(StudentTeacher(lambda: student, "llamacpp/x.gguf", "sha256 0"), tmp_path)
     assert [answers[n].reply.text for n in range(20)] == [f"reply to {f'ask {n}'[-6:]}" for n in range(20)]  # type: ignore[union-attr]
     assert {type(request.prompt) for request in student.requests} == {str if style == "completion" else tuple}
 
@@ -51,7 +51,7 @@ def test_seeds_are_those_of_the_requests(tmp_path: Path) -> None:
     seeds: list[dict[str, int]] = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         student = ScriptedModel(lambda request: "x", prompt_style="chat")
-        ask(StudentTeacher(student, "llamacpp/x.gguf", "sha256 0"), folder)
+        ask(StudentTeacher(lambda student=student: student, "llamacpp/x.gguf", "sha256 0"), folder)  # type: ignore[misc]
         seeds.append({str(request.prompt[-1]): request.seed for request in student.requests})
     assert seeds[0] == seeds[1]
     assert len(set(seeds[0].values())) == 20
@@ -66,7 +66,7 @@ def test_requests_that_are_decoded_otherwise_go_into_a_run_of_their_own(tmp_path
                 temperatures[settings.temperature] += 1
                 yield pair
 
-    teacher = StudentTeacher(Watched(lambda request: "x", prompt_style="chat"), "llamacpp/x.gguf", "")
+    teacher = StudentTeacher(lambda: Watched(lambda request: "x", prompt_style="chat"), "llamacpp/x.gguf", "")
     hotter = [(100 + number, request) for number, request in requests(7, temperature=0.9)]
     assert len(ask(teacher, tmp_path, *hotter)) == 27
     assert temperatures == {0.0: 20, 0.9: 7}
@@ -76,7 +76,7 @@ def test_a_prompt_that_does_not_fit_fails_alone(tmp_path: Path) -> None:
     def script(request: SampleRequest) -> str | Refusal:
         return Refusal("too long") if request.prompt[-1]["content"] == "ask 3" else "x"  # type: ignore[index]
 
-    teacher = StudentTeacher(ScriptedModel(script, prompt_style="chat"), "llamacpp/x.gguf", "")
+    teacher = StudentTeacher(lambda: ScriptedModel(script, prompt_style="chat"), "llamacpp/x.gguf", "")
     answers = ask(teacher, tmp_path)
     assert answers[3] == Failed("too long")
     assert sum(isinstance(answer, Answered) for answer in answers.values()) == 19
@@ -86,7 +86,7 @@ def test_an_engine_that_breaks_ends_the_run(tmp_path: Path) -> None:
     def script(request: SampleRequest) -> str:
         raise BackendError("llama_decode failed")
 
-    teacher = StudentTeacher(ScriptedModel(script, prompt_style="chat"), "llamacpp/x.gguf", "")
+    teacher = StudentTeacher(lambda: ScriptedModel(script, prompt_style="chat"), "llamacpp/x.gguf", "")
     with pytest.raises(BackendError, match="llama_decode failed"):
         ask(teacher, tmp_path)
 
@@ -118,3 +118,25 @@ def test_a_real_gguf_answers_in_this_process(tmp_path: Path) -> None:
             assert dict(desk.ask_many(asked)).keys() == answers.keys()
             assert desk.count.calls == 0, "the file's hash is the key: the journal knows it"
     assert all(isinstance(answer, Answered) for answer in answers.values()), answers
+
+
+def test_the_model_is_loaded_for_the_first_call_only_and_its_thoughts_are_kept_apart(tmp_path: Path) -> None:
+    loaded: list[ScriptedModel] = []
+
+    def load() -> ScriptedModel:
+        loaded.append(ScriptedModel(lambda request: "<think>\nhm\n</think>\nStep 1.", prompt_style="chat"))
+        return loaded[-1]
+
+    for expected in (1, 1):
+        answers = ask(StudentTeacher(load, "llamacpp/x.gguf", "sha256 0"), tmp_path)
+        assert len(loaded) == expected
+        reply = answers[0].reply  # type: ignore[union-attr]
+        assert (reply.text, reply.reasoning) == ("Step 1.", "hm")
+
+
+def test_a_model_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    def load() -> ScriptedModel:
+        raise BackendUnavailable("x.gguf is no GGUF file")
+
+    with pytest.raises(BackendUnavailable, match="no GGUF file"):
+        ask(StudentTeacher(load, "llamacpp/x.gguf", "sha256 0"), tmp_path)

@@ -1,0 +1,63 @@
+"""One teacher as a recipe names it: which model, where, at what price, and how it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lema_local.students.base import Message
+from lema_local.teachers.base import TeacherRequest
+
+
+class TeacherSettings(BaseModel):
+    """Who is asked, and how. Keys come from the environment, never from here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "reference"
+    """A LiteLLM name (`gpt-4o`, `ollama_chat/...`, `openai/NAME` with `url`), `llamacpp/PATH.gguf` in this process, or
+    `reference`: no model."""
+    url: str | None = None
+    """An OpenAI-compatible endpoint."""
+    price_in: float | None = Field(default=None, ge=0)
+    """Dollars per million prompt tokens; None: LiteLLM's price, 0 for local endpoints."""
+    price_out: float | None = Field(default=None, ge=0)
+    """Dollars per million reply tokens."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of the mistakes that this teacher gets, against the weights of the others."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | Literal["default"] | None = None
+    """Of first attempts; null: the stage's; `default`: none is sent at all (some models refuse to be told)."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Of a reply; null: the stage's. A thinking model needs more."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    """For thinking models; null: the provider's default."""
+    system_prompt: str | None = None
+    """Said before everything else; null: none."""
+    slots: int = Field(default=8, ge=1)
+    """For `llamacpp/`: replies decoded at once."""
+    gpu_layers: int = Field(default=0, ge=-1)
+    """For `llamacpp/`: layers on the GPU; -1: all."""
+
+    def shape(self, request: TeacherRequest, *, is_first: bool) -> TeacherRequest:
+        """Return a request as this teacher is asked.
+
+        Args:
+            request: With the stage's settings.
+            is_first: A first attempt: its temperature is this teacher's, where it has one.
+        """
+        if self.temperature == "default":
+            request = replace(request, temperature=None)
+        elif self.temperature is not None and is_first:
+            request = replace(request, temperature=self.temperature)
+        if self.max_tokens is not None:
+            request = replace(request, max_tokens=self.max_tokens)
+        if self.system_prompt is not None:
+            told = Message(role="system", content=self.system_prompt)
+            request = replace(request, messages=(told, *request.messages))
+        return request
+
+
+AS_THE_STAGE_SAYS = TeacherSettings()
+"""Settings that change nothing of a request."""
