@@ -210,7 +210,7 @@ class Pipeline:
                     verdicts[one.verdict] += 1
                     update(verdicts.total(), **verdicts, spent=f"${desk.budget.spent_usd:.4f}")
                 corrections = file.finish(order)
-                counts = {"mistakes": len(mistakes), **count_verdicts(corrections), **asdict(desk.count)}
+                counts = {"mistakes": len(mistakes), **count_verdicts(corrections), **desk.count.as_dict()}
                 return Outcome(counts=counts, cost_usd=desk.budget.spent_usd)
 
         self.runner.do("correct", made_from, work)
@@ -244,7 +244,7 @@ class Pipeline:
                 for done, one in enumerate(augment_rationales(left, desk, prompt, settings), before + 1):
                     file.append(one)
                     update(done, spent=f"${desk.budget.spent_usd:.4f}")
-                counts = {**count_verdicts(file.finish(order)), **asdict(desk.count)}
+                counts = {**count_verdicts(file.finish(order)), **desk.count.as_dict()}
                 return Outcome(counts=counts, cost_usd=desk.budget.spent_usd)
 
         self.runner.do("augment", made_from, work)

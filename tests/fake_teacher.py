@@ -133,6 +133,11 @@ class FakeTeacher:
         content = await reader.readexactly(int(headers.get("content-length", 0)))
         if method == "GET":
             return await self._get(path, writer)
+        return await self._post(path, headers, content, writer)
+
+    async def _post(
+        self, path: str, headers: dict[str, str], content: bytes, writer: asyncio.StreamWriter
+    ) -> bool:
         with self._lock:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -145,12 +150,12 @@ class FakeTeacher:
     async def _get(self, path: str, writer: asyncio.StreamWriter) -> bool:
         if path.endswith("/models"):
             name = self.weather.model or "fake-teacher"
-            return await _send(
+            return await send(
                 writer, 200, json.dumps({"object": "list", "data": [{"id": name, "object": "model"}]})
             )
         if path == "/counts":
-            return await _send(writer, 200, json.dumps(self.counts()))
-        return await _send(writer, 404, "{}")
+            return await send(writer, 200, json.dumps(self.counts()))
+        return await send(writer, 404, "{}")
 
     def counts(self) -> dict[str, Any]:
         """What was asked and answered so far."""
@@ -188,11 +193,11 @@ class FakeTeacher:
     ) -> bool:
         weather = self.weather
         if weather.status is not None:
-            return await _send(writer, weather.status, weather.error_body)
+            return await send(writer, weather.status, weather.error_body)
         if fault in {"429", "500", "502", "503"}:
-            return await _send(writer, int(fault), '{"error": {"message": "try later"}}')
+            return await send(writer, int(fault), '{"error": {"message": "try later"}}')
         if fault == "429_retry_after":
-            return await _send(
+            return await send(
                 writer, 429, '{"error": {"message": "slow down"}}', {"Retry-After": weather.retry_after}
             )
         if fault == "timeout":
@@ -200,14 +205,14 @@ class FakeTeacher:
             return False
         body = json.dumps(self._completion(request, fault))
         if fault == "drop":
-            return await _send(
+            return await send(
                 writer, 200, body[: len(body) // 2], {"Content-Length": str(len(body.encode()))}
             )
         if fault == "malformed":
-            return await _send(writer, 200, body[: len(body) // 2])
+            return await send(writer, 200, body[: len(body) // 2])
         with self._lock:
             self.answered[key] += 1
-        return await _send(writer, 200, body)
+        return await send(writer, 200, body)
 
     def _completion(self, request: dict[str, Any], fault: str | None) -> dict[str, Any]:
         text: str | None = self.reply(request)
@@ -242,7 +247,7 @@ class FakeTeacher:
         }
 
 
-async def _send(
+async def send(
     writer: asyncio.StreamWriter, status: int, body: str, headers: dict[str, str] | None = None
 ) -> bool:
     """Send a response; returns whether the connection goes on."""

@@ -20,6 +20,10 @@ COMMANDS = {
     "sample": ("sample:sample", "Sample reasoning paths from a student."),
     "import-paths": ("import_paths:import_paths", "Take over reasoning paths made elsewhere."),
     "correct": ("teachers:correct", "Let a teacher correct the mistakes among paths."),
+    "batch": (
+        "batch:batch",
+        "Let a teacher correct by batches: files of requests, answered within a day at batch prices.",
+    ),
     "augment": ("teachers:augment", "Let a teacher write further rationales."),
     "reparse": ("reparse:reparse", "Read the replies behind corrections again, free of charge."),
     "filter": ("build:filter_command", "Split corrections into accepted and rejected ones."),

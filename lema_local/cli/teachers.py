@@ -174,7 +174,7 @@ def correct(paths: Path, questions: str, out: Path, prompt: str, **flags: Any) -
 
     if flags["offline"]:
         _go_offline(flags["teacher"], flags["teacher_url"])
-    settings = _correct_settings(flags)
+    settings = correct_settings(flags)
     correction_prompt = load_correction_prompt(prompt)
     mistakes = list(select_mistakes(read_records(paths, ReasoningPath), load_questions(questions), settings))
     desk_settings = DeskSettings.from_stage(settings, is_fresh=flags["fresh"])
@@ -183,7 +183,8 @@ def correct(paths: Path, questions: str, out: Path, prompt: str, **flags: Any) -
         _print_summary("mistake", len(mistakes), records, desk, is_json=flags["is_json"])
 
 
-def _correct_settings(flags: dict[str, Any]) -> CorrectSettings:
+def correct_settings(flags: dict[str, Any]) -> CorrectSettings:
+    """Return the stage's settings from the options of `lema correct`."""
     from lema_local.stages.correct import CorrectSettings
 
     names = CorrectSettings.model_fields.keys() & flags.keys()

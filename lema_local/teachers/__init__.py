@@ -7,13 +7,13 @@ only here, and only when a teacher needs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lema_local.errors import InputError
 from lema_local.keys import check_url
-from lema_local.teachers.base import Desk, Teacher
+from lema_local.teachers.base import Desk, Teacher, TeacherRequest
 
 if TYPE_CHECKING:
     from lema_local.records import Question
@@ -38,6 +38,7 @@ def open_teacher(
     options: dict[str, Any] | None = None,
     slots: int = 8,
     gpu_layers: int = 0,
+    needs_key: bool = True,
 ) -> Teacher:
     """Return a teacher by name.
 
@@ -50,6 +51,7 @@ def open_teacher(
         options: Further arguments of the call, such as `reasoning_effort`.
         slots: For `llamacpp/`: replies decoded at once.
         gpu_layers: For `llamacpp/`: layers on the GPU; -1: all.
+        needs_key: False: a provider's key may be missing, for nothing will be asked.
 
     Raises:
         InputError: If flags contradict each other.
@@ -80,7 +82,7 @@ def open_teacher(
     if url is not None:
         check_url(url, ENDPOINT_KEY)
     price = None if price_in is None or price_out is None else Price.per_million(price_in, price_out)
-    return LiteLLMTeacher(name, url=url, price=price, options=options)
+    return LiteLLMTeacher(name, url=url, price=price, options=options, needs_key=needs_key)
 
 
 def needs_no_endpoint(name: str) -> bool:
@@ -104,6 +106,7 @@ def open_desk(
     scope: str,
     max_usd: float | None = None,
     max_calls: int | None = None,
+    collect: Callable[[str, TeacherRequest], None] | None = None,
 ) -> Iterator[TeacherDesk]:
     """Lend a desk whose budget counts what was spent for the same scope before; closed at the end.
 
@@ -115,13 +118,14 @@ def open_desk(
             caps hold over all its parts.
         max_usd: Dollars for this scope; None: no cap.
         max_calls: Requests sent for this scope; None: no cap.
+        collect: Gets each request that the journal has no reply to, with its key, instead of its being sent.
     """
     from lema_local.teachers.budget import Budget
     from lema_local.teachers.desk import TeacherDesk
 
     before = journal.spending(scope)
     budget = Budget(max_usd, max_calls, spent_usd=before.spent_usd, calls=before.calls)
-    with TeacherDesk(teacher, journal, budget, settings, scope=scope) as desk:
+    with TeacherDesk(teacher, journal, budget, settings, scope=scope, collect=collect) as desk:
         yield desk
 
 

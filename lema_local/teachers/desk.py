@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from types import TracebackType
@@ -39,6 +39,7 @@ class TeacherDesk:
         budget: The cap; None: no cap.
         settings: How calls are made.
         scope: What the calls are made for, in the journal's ledger: a run's folder, a file.
+        collect: Gets each request that would be sent, with its key; nothing is sent then.
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class TeacherDesk:
         settings: DeskSettings | None = None,
         *,
         scope: str = "",
+        collect: Callable[[str, TeacherRequest], None] | None = None,
     ) -> None:
         self.teacher = teacher
         self.settings = settings or DeskSettings()
         self.budget = budget or Budget()
-        self._scheduler = Scheduler(teacher, journal, self.budget, self.settings, scope)
+        self._scheduler = Scheduler(teacher, journal, self.budget, self.settings, scope, collect)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="teacher", daemon=True)
         self._thread.start()

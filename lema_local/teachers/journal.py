@@ -65,6 +65,13 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
+class InBatch:
+    """The same request is out in a batch, which will be billed: its reply is to be fetched, not asked for again."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spending:
     """What calls cost."""
 
@@ -84,12 +91,13 @@ def request_key(teacher: str, identity: str, request: TeacherRequest) -> str:
 
     `max_tokens` is not among it: a finished reply fits any limit.
     """
-    content = {"teacher": teacher, "identity": identity, **_content(request)}
+    content = {"teacher": teacher, "identity": identity, **content_of(request)}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
-def _content(request: TeacherRequest) -> dict[str, Any]:
+def content_of(request: TeacherRequest) -> dict[str, Any]:
+    """Return what a request says, as it is kept."""
     return {
         "messages": list(request.messages),
         "temperature": request.temperature,
@@ -153,16 +161,17 @@ class Journal:
         worst_usd: float,
         scope: str,
         after: int = 0,
-    ) -> Future[StoredReply | Ticket | Busy]:
+    ) -> Future[StoredReply | Ticket | Busy | InBatch]:
         """Ask for leave to send a request; the ledger's row is committed when the future is done.
 
         Returns:
-            A fitting reply, if another process brought it meanwhile; `Busy` while one is asking; else a ticket,
-            to be given back through `settle_reply` or `settle_failure`.
+            A fitting reply, if another process brought it meanwhile; `Busy` while one is asking; `InBatch` while it
+            is out in one (unless asked anew); else a ticket, to be given back through `settle_reply` or
+            `settle_failure`.
         """
-        content = _pack(_content(request))
+        content = pack(content_of(request))
 
-        def work(db: sqlite3.Connection) -> StoredReply | Ticket | Busy:
+        def work(db: sqlite3.Connection) -> StoredReply | Ticket | Busy | InBatch:
             if (stored := _find(db, key, request.max_tokens, after)) is not None:
                 return stored
             holders = db.execute(
@@ -170,6 +179,8 @@ class Journal:
             ).fetchall()
             if not all(self.file.end_if_dead(db, session) for (session,) in holders):
                 return Busy()
+            if not after and (batch_id := find_in_batch(db, key)) is not None:
+                return InBatch(batch_id)
             db.execute(
                 "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)", (key, teacher, identity, content)
             )
@@ -186,23 +197,11 @@ class Journal:
 
     def settle_reply(self, ticket: Ticket, reply: RawReply) -> Future[StoredReply]:
         """Keep a reply; it stands on the disk when the future is done."""
-        words = _pack({"text": reply.text, "reasoning": reply.reasoning})
-        body = _pack(reply.body)
+        packed = pack_reply(reply)
 
         def work(db: sqlite3.Connection) -> StoredReply:
             now = time.time()
-            (ordinal,) = db.execute(
-                "SELECT coalesce(max(ordinal) + 1, 0) FROM replies WHERE request_key=?", (ticket.request_key,)
-            ).fetchone()
-            db.execute(
-                f"INSERT INTO replies (call_id, received_at, body, {_REPLY_COLUMNS}) "  # noqa: S608 - constants
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(ticket.call_id, now, body, ticket.request_key, ordinal, ticket.max_tokens),
-                    *(reply.finish_reason, reply.model, reply.prompt_tokens, reply.completion_tokens),
-                    *(reply.cost_usd, reply.latency_s, words),
-                ),
-            )
+            ordinal = insert_reply(db, ticket, reply, packed, now)
             _end_call(db, ticket, "answered", reply.cost_usd, now, None)
             return StoredReply(reply, name_reply(ticket.request_key, ordinal), ticket.max_tokens)
 
@@ -247,12 +246,47 @@ class Journal:
             SELECT count(*), coalesce(sum(state = 'answered'), 0), coalesce(sum(state = 'unknown'), 0),
                    coalesce(sum(state = 'in_flight'), 0), coalesce(sum(coalesce(cost_usd, worst_usd)), 0.0),
                    coalesce(sum(iif(state = 'unknown', cost_usd, 0.0)), 0.0)
-            FROM calls WHERE ?1 IS NULL OR scope = ?1
+            FROM booked WHERE ?1 IS NULL OR scope = ?1
         """
         # What this process has queued counts too: calls that were just ended are otherwise still in flight.
         self.file.write(lambda db: None, is_durable=False).result()
         with self.file.reading() as db:
             return Spending(*db.execute(query, (scope,)).fetchone())
+
+
+def pack_reply(reply: RawReply) -> tuple[bytes, bytes]:
+    """Return a reply's words and body as they are kept."""
+    return pack({"text": reply.text, "reasoning": reply.reasoning}), pack(reply.body)
+
+
+def insert_reply(
+    db: sqlite3.Connection, ticket: Ticket, reply: RawReply, packed: tuple[bytes, bytes], now: float
+) -> int:
+    """Write a reply; return which of its request's replies it is, from 0."""
+    words, body = packed
+    (ordinal,) = db.execute(
+        "SELECT coalesce(max(ordinal) + 1, 0) FROM replies WHERE request_key=?", (ticket.request_key,)
+    ).fetchone()
+    db.execute(
+        f"INSERT INTO replies (call_id, received_at, body, {_REPLY_COLUMNS}) "  # noqa: S608 - constants
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(ticket.call_id, now, body, ticket.request_key, ordinal, ticket.max_tokens),
+            *(reply.finish_reason, reply.model, reply.prompt_tokens, reply.completion_tokens),
+            *(reply.cost_usd, reply.latency_s, words),
+        ),
+    )
+    return int(ordinal)
+
+
+def find_in_batch(db: sqlite3.Connection, key: str) -> str | None:
+    """Return the batch in which a request is out, sent and not answered yet; None where it is in none."""
+    row = db.execute(
+        "SELECT batch_id FROM batch_items JOIN batches USING (batch_id) WHERE request_key=? "
+        "AND batch_items.state='open' AND batches.state IN ('submitting', 'submitted') LIMIT 1",
+        (key,),
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _find(db: sqlite3.Connection, key: str, max_tokens: int, after: int) -> StoredReply | None:
@@ -292,7 +326,8 @@ def name_reply(key: str, ordinal: int) -> str:
     return key if ordinal == 0 else f"{key}.{ordinal}"
 
 
-def _pack(content: dict[str, Any]) -> bytes:
+def pack(content: dict[str, Any]) -> bytes:
+    """Return a column's content, packed."""
     return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), level=1)
 
 

@@ -79,6 +79,38 @@ MIGRATIONS = (
         started_at REAL NOT NULL
     );
     """,
+    """
+    CREATE TABLE batches (
+        batch_id       TEXT PRIMARY KEY,
+        teacher        TEXT NOT NULL,
+        identity       TEXT NOT NULL,
+        url            TEXT,
+        scope          TEXT NOT NULL,
+        requests_path  TEXT NOT NULL,
+        sha256         TEXT NOT NULL,   -- of the file of requests
+        prompt_usd     REAL,            -- dollars a token in a batch; null where nobody knows
+        completion_usd REAL,
+        created_at     REAL NOT NULL,
+        state          TEXT NOT NULL CHECK (state IN ('exported', 'submitting', 'submitted', 'ended')),
+        remote_id      TEXT,            -- the provider's name for it
+        remote_status  TEXT
+    );
+    CREATE TABLE batch_items (
+        batch_id    TEXT NOT NULL REFERENCES batches (batch_id),
+        request_key TEXT NOT NULL,
+        max_tokens  INTEGER NOT NULL,
+        worst_usd   REAL NOT NULL,
+        state       TEXT NOT NULL CHECK (state IN ('open', 'answered', 'failed')),
+        PRIMARY KEY (batch_id, request_key)
+    ) WITHOUT ROWID;
+    CREATE INDEX batch_items_open ON batch_items (request_key) WHERE state = 'open';
+    -- Everything that was or may be billed. What is out in a batch is in flight without a process behind it.
+    CREATE VIEW booked AS
+        SELECT id, scope, teacher, state, cost_usd, worst_usd FROM calls
+        UNION ALL
+        SELECT NULL, scope, teacher, 'in_flight', NULL, worst_usd FROM batch_items JOIN batches USING (batch_id)
+        WHERE batch_items.state = 'open' AND batches.state IN ('submitting', 'submitted');
+    """,
 )
 """Scripts that bring the file from version n to n + 1; `PRAGMA user_version` counts those applied."""
 

@@ -75,7 +75,7 @@ def list_spending(journal: Journal) -> list[SpendingLine]:
         SELECT teacher, scope, count(*), sum(state = 'answered'), sum(state = 'free'), sum(state = 'unknown'),
                sum(state = 'in_flight'), sum(coalesce(cost_usd, worst_usd)),
                sum(iif(state = 'unknown', cost_usd, 0.0))
-        FROM calls GROUP BY teacher, scope ORDER BY min(id)
+        FROM booked GROUP BY teacher, scope ORDER BY min(id) IS NULL, min(id)
     """
     with journal.file.reading() as db:
         return [SpendingLine(*row) for row in db.execute(query)]
@@ -144,7 +144,8 @@ def prune(journal: Journal, *, older_than_days: float, teacher: str | None = Non
         ).rowcount
         db.execute(
             "DELETE FROM requests WHERE request_key NOT IN (SELECT request_key FROM replies) "
-            "AND request_key NOT IN (SELECT request_key FROM calls WHERE state = 'in_flight')"
+            "AND request_key NOT IN (SELECT request_key FROM calls WHERE state = 'in_flight') "
+            "AND request_key NOT IN (SELECT request_key FROM batch_items WHERE state = 'open')"
         )
         return int(gone)
 

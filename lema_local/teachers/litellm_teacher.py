@@ -63,6 +63,7 @@ class LiteLLMTeacher:
         url: An OpenAI-compatible endpoint; None: the provider's own.
         price: Dollars per token; None: LiteLLM's price of `name`, nothing for what runs locally.
         options: Further arguments of LiteLLM's `acompletion`, such as `reasoning_effort`.
+        needs_key: False: nothing will be asked, only written down.
 
     Raises:
         BackendUnavailable: No such provider, no key, nobody listens at `url`.
@@ -77,13 +78,14 @@ class LiteLLMTeacher:
         url: str | None = None,
         price: Price | None = None,
         options: dict[str, Any] | None = None,
+        needs_key: bool = True,
     ) -> None:
         load_keys()
         self._litellm = import_litellm()
         self._name = name
         self._url = url
         self._model, self._provider = self._resolve()
-        self._key = self._find_key()
+        self._key = self._find_key(needs_key)
         self._options = options or {}
         self._check_options()
         self.price = price if price is not None else self._find_price()
@@ -100,6 +102,16 @@ class LiteLLMTeacher:
     def identity(self) -> str:
         """URL and what is served there; for a provider's own model only the options, if any."""
         return self._identity
+
+    @property
+    def url(self) -> str | None:
+        """The endpoint; None: the provider's own."""
+        return self._url
+
+    @property
+    def provider(self) -> str:
+        """As LiteLLM names it."""
+        return self._provider
 
     # -- Before the first call
 
@@ -140,7 +152,7 @@ class LiteLLMTeacher:
     def _is_local(self) -> bool:
         return is_local(self._url) if self._url else self._provider in _LOCAL_PROVIDERS
 
-    def _find_key(self) -> str | None:
+    def _find_key(self, needs_key: bool) -> str | None:
         """Return the key to send where it is not LiteLLM that finds it."""
         if self._url:
             # A provider's key is not sent to whatever listens on this machine.
@@ -151,7 +163,7 @@ class LiteLLMTeacher:
         missing = self._litellm.validate_environment(self._name)["missing_keys"]
         if self._is_local or not all(name.endswith(("_KEY", "_TOKEN")) for name in missing):
             return None
-        if missing:
+        if missing and needs_key:
             raise BackendUnavailable(
                 f"the teacher {self._name} needs a key, and {' or '.join(missing)} is not set",
                 hint=f"export {missing[0]}=..., or: lema keys set {missing[0]}",
@@ -166,6 +178,21 @@ class LiteLLMTeacher:
         except (self._litellm.exceptions.ModelNotMappedError, self._litellm.exceptions.BadRequestError):
             return None
         return Price(info["input_cost_per_token"] or 0.0, info["output_cost_per_token"] or 0.0)
+
+    def batch_price(self) -> Price | None:
+        """Return the price in a batch: the one that was given, LiteLLM's, or half of the usual one.
+
+        Source of the half: litellm.cost_calculator.batch_cost_calculator, for models without a batch price.
+        """
+        if self.price is None or self._has_own_price or self._is_local:
+            return self.price
+        info = self._litellm.get_model_info(self._name)
+        parts = info.get("input_cost_per_token_batches"), info.get("output_cost_per_token_batches")
+        usual = self.price.prompt_usd, self.price.completion_usd
+        prompt, completion = (
+            whole / 2 if part is None else part for part, whole in zip(parts, usual, strict=True)
+        )
+        return Price(prompt, completion)
 
     def _identify(self) -> str:
         model = self._model.partition("/")[2] or self._model
@@ -197,7 +224,7 @@ class LiteLLMTeacher:
         try:
             response = await self._litellm.acompletion(**self._arguments(request))
         except openai.OpenAIError as err:  # LiteLLM's exceptions are all of this family
-            raise self._translate(err) from None  # the original may hold headers with the key
+            raise self.translate(err) from None  # the original may hold headers with the key
         return self._read(response, request, time.monotonic() - started)
 
     def _arguments(self, request: TeacherRequest) -> dict[str, Any]:
@@ -222,21 +249,40 @@ class LiteLLMTeacher:
             **{name: value for name, value in given.items() if value is not None},
         }
 
+    def request_body(self, request: TeacherRequest) -> dict[str, Any]:
+        """Return the body of a request in OpenAI's form, as LiteLLM would send it: for a file of requests."""
+        given = self._arguments(request)
+        left_out = {"model", "messages", "timeout", "num_retries", "max_retries", "api_base", "api_key"}
+        model = self._model.removeprefix(f"{self._provider}/")
+        options = self._litellm.utils.get_optional_params(
+            model=model,
+            custom_llm_provider=self._provider if self._provider == "azure" else "openai",
+            **{name: value for name, value in given.items() if name not in left_out},
+        )
+        options |= options.pop("extra_body", None) or {}
+        options.pop("stream", None)
+        return {"model": model, "messages": given["messages"], **options}
+
+    def access(self) -> dict[str, Any]:
+        """Return what every call to LiteLLM needs to reach this provider."""
+        reached = {"custom_llm_provider": self._provider, "api_base": self._url, "api_key": self._key}
+        return {name: value for name, value in reached.items() if value is not None}
+
     def _read(self, response: Any, request: TeacherRequest, latency_s: float) -> RawReply:
         if not response.choices:
             raise CallFailed("a reply without choices", may_have_cost=True)
         choice = response.choices[0]
-        text, reasoning = split_reasoning(_clean(choice.message.content))
+        text, reasoning = split_reasoning(clean_text(choice.message.content))
         usage = getattr(response, "usage", None)
         return RawReply(
             text=text,
             model=response.model,
-            finish_reason=_FINISH.get(choice.finish_reason, "other"),
+            finish_reason=read_finish(choice.finish_reason),
             prompt_tokens=getattr(usage, "prompt_tokens", None),
             completion_tokens=getattr(usage, "completion_tokens", None),
             cost_usd=self._cost_usd(usage, request),
             latency_s=latency_s,
-            reasoning=_clean(getattr(choice.message, "reasoning_content", None)) or reasoning,
+            reasoning=clean_text(getattr(choice.message, "reasoning_content", None)) or reasoning,
             body=response.model_dump(mode="json", exclude_none=True),
         )
 
@@ -257,7 +303,7 @@ class LiteLLMTeacher:
         )
         return float(sum(parts))
 
-    def _translate(self, err: Exception) -> BackendError:
+    def translate(self, err: Exception) -> BackendError:
         """Return one of our errors for one of LiteLLM's, the provider's words in it, keys masked."""
         known = self._litellm.exceptions
         status = getattr(err, "status_code", None)
@@ -329,7 +375,12 @@ def _has_openai_key() -> bool:
     return bool(os.environ.get("OPENAI_API_KEY"))
 
 
-def _clean(text: str | None) -> str:
+def read_finish(reason: str | None) -> FinishReason:
+    """Return a provider's finish reason as one of ours."""
+    return _FINISH.get(reason, "other")
+
+
+def clean_text(text: str | None) -> str:
     """Return text that can be written as UTF-8: half a surrogate pair cannot."""
     return (text or "").encode("utf-8", "replace").decode()
 

@@ -11,15 +11,16 @@ import contextlib
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
 
 import tenacity
 
 from lema_local.errors import BackendError, BackendUnavailable, LemaError
 from lema_local.teachers.base import CallFailed, Failed, RawReply, RequestRefused, Teacher, TeacherRequest
 from lema_local.teachers.budget import Budget, Reservation
-from lema_local.teachers.journal import Busy, Journal, StoredReply, Ticket, request_key
+from lema_local.teachers.journal import Busy, InBatch, Journal, StoredReply, Ticket, request_key
 from lema_local.teachers.throttle import Throttle
 
 _LOOK_AGAIN_S = 0.2
@@ -104,6 +105,12 @@ class DeskCount:
     faults: Counter[str] = field(default_factory=Counter)
     """Failed calls by kind."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts for a manifest or a summary."""
+        # Not `asdict`: it takes a Counter apart.
+        counts: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        return counts | {"faults": dict(self.faults.most_common())}
+
 
 class Halt:
     """Why no further call is to be sent; what waits is woken by it. Set on the event loop, read anywhere."""
@@ -134,6 +141,10 @@ class _AskedElsewhere(Exception):
     """The same request is in flight already, here or in another process."""
 
 
+class _AskedInBatch(Exception):
+    """The same request is out in a batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What became of a request."""
@@ -151,11 +162,19 @@ class Scheduler:
         budget: The cap.
         settings: How calls are made.
         scope: What the calls are made for, in the ledger.
+        collect: Gets each request that would be sent, with its key; nothing is sent then.
     """
 
     def __init__(
-        self, teacher: Teacher, journal: Journal, budget: Budget, settings: DeskSettings, scope: str
+        self,
+        teacher: Teacher,
+        journal: Journal,
+        budget: Budget,
+        settings: DeskSettings,
+        scope: str,
+        collect: Callable[[str, TeacherRequest], None] | None = None,
     ) -> None:
+        self._collect = collect
         self._teacher = teacher
         self._journal = journal
         self._budget = budget
@@ -198,6 +217,11 @@ class Scheduler:
         Raises:
             LemaError: What set `halt`.
         """
+        if self._collect is not None:
+            stored = self._look_up(request)
+            longer = None if stored is None else self.lengthen(request, stored)
+            self._collect(self.key_of(request), longer or request)
+            return Served(Failed("put into a batch"))
         try:
             served = await self._obtain(request, halt)
             if isinstance(served.result, StoredReply) and (longer := self.lengthen(request, served.result)):
@@ -218,6 +242,8 @@ class Scheduler:
                 return await self._try_on(request, halt)
             except _AskedElsewhere:
                 await halt.sleep(_LOOK_AGAIN_S)
+            except _AskedInBatch as err:
+                return Served(Failed(f"it is out in batch {err}: lema batch fetch brings its reply"))
             except CallFailed as err:
                 return self._give_up(err)
             except RequestRefused as err:
@@ -333,6 +359,8 @@ class Scheduler:
             self._withdraw(reservation)
         if isinstance(claim, Busy):
             raise _AskedElsewhere
+        if isinstance(claim, InBatch):
+            raise _AskedInBatch(claim.batch_id)
         return claim
 
     # -- Accounts

@@ -102,6 +102,8 @@ def test_a_run_with_a_key_from_the_file_leaves_it_nowhere_else(lema_home: Path, 
         assert process.returncode == 1
         assert "bad key ***" in more_errors
     shown += output + errors + more_output + more_errors
+    counts = json.loads((run_dir / "2_correct" / "manifest.json").read_text())["counts"]
+    assert counts["faults"] == {"server error": server.met["500"], "rate limit": server.met["429"]}
     assert any("quickstart" in line for line in seen)
     assert KEY not in shown + " ".join(seen)
     files = [path for place in (tmp_path, lema_home) for path in place.rglob("*") if path.is_file()]

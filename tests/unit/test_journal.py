@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,6 +211,62 @@ def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RunStateError, match="newer version") as caught:
         Journal(path)
     assert caught.value.exit_code == 2
+
+
+def make_first_version(path: Path) -> None:
+    """Write a journal as the first version of the schema had it, with an answered and a killed call."""
+    request = {"messages": [{"role": "user", "content": "1 + 1"}], "temperature": 0.0, "top_p": None}
+    request |= {"seed": None, "stop": [], "response_format": None, "attempt": 0}
+    packed = [
+        zlib.compress(json.dumps(part).encode())
+        for part in (request, {"text": "two", "reasoning": None}, {"id": "x"})
+    ]
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.executescript(f"{MIGRATIONS[0]}; PRAGMA user_version=1;")
+        db.execute("INSERT INTO requests VALUES (?, 'gpt-4o', '', ?)", (KEY, packed[0]))
+        db.execute(
+            "INSERT INTO replies VALUES (1, ?, 0, 1, 1024, 'stop', 'gpt-4o-2024', 10, 20, 0.25, 1.5, 1e9, ?, ?)",
+            (KEY, *packed[1:]),
+        )
+        call = "INSERT INTO calls VALUES (?, ?, 'gone', 'run', 'gpt-4o', 1024, ?, 0.5, ?, 1e9, ?, NULL)"
+        db.execute(call, (1, KEY, "answered", 0.25, 1e9))
+        db.execute(call, (2, "another", "in_flight", None, None))
+        db.execute("INSERT INTO sessions VALUES ('gone', 'host', 1, 1e9)")
+
+
+def test_a_journal_of_the_first_version_is_migrated_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    make_first_version(path)
+    with Journal(path) as journal:
+        found = journal.find(KEY, 1024)
+        assert found is not None
+        assert (found.reply.text, found.reply.cost_usd, found.reply_key) == ("two", 0.25, KEY)
+        assert journal.read(KEY).reply.body == {"id": "x"}
+        spending = journal.spending("run")
+        assert (spending.calls, spending.answered, spending.unknown) == (2, 1, 1)
+        assert spending.spent_usd == pytest.approx(0.75)
+        answer(journal, "new", replace(REQUEST, attempt=1))
+        with journal.file.reading() as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+            migrated = schema_of(db)
+    with Journal(tmp_path / "new.sqlite") as fresh, fresh.file.reading() as db:
+        assert schema_of(db) == migrated
+
+
+def schema_of(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    return set(db.execute("SELECT name, sql FROM sqlite_master"))
+
+
+def test_a_migration_that_is_interrupted_is_done_whole_the_next_time(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    make_first_version(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        # As a kill in the middle leaves it: a part of the second version, never committed.
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("CREATE TABLE batches (x)")
+        db.execute("PRAGMA user_version=2")
+    with Journal(path) as journal:
+        assert journal.spending("run").calls == 2
 
 
 FILL_THE_DISK = """
