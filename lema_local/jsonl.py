@@ -6,11 +6,13 @@ A file that is still being written is called `x.jsonl.partial`; its last line ma
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jsonlines
 from pydantic import BaseModel, ValidationError
@@ -51,7 +53,7 @@ def _iterate(path: Path, kind: type[Record], problems: list[str]) -> Iterator[Re
             problems.append(f"line {number}: {describe_validation(err)}")
 
 
-def iterate_objects(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
+def iterate_objects(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (1-based line number, object) per line; append to `problems` what is no JSON object.
 
     Raises:
@@ -62,35 +64,75 @@ def iterate_objects(path: Path, problems: list[str]) -> Iterator[tuple[int, dict
         stream = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror}", hint="check the path") from err
+    with stream:
+        yield from iterate_lines(stream, problems)
+
+
+def iterate_lines(lines: Iterable[str], problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (1-based line number, object) of lines that were decoded with `surrogateescape`; skip blank ones."""
     number = 0
 
     def count_lines() -> Iterator[str]:
         nonlocal number
-        for line in stream:
+        for line in lines:
             number += 1
             yield line
 
-    with stream, jsonlines.Reader(count_lines()) as reader:
+    with jsonlines.Reader(count_lines(), loads=parse_json) as reader:
         while True:
             try:
-                value = reader.read(type=dict, skip_empty=True)
+                value = reader.read(skip_empty=True, allow_none=True)
             except EOFError:
                 return
             except jsonlines.InvalidLineError as err:
-                problems.append(f"line {number}: {str(err).split(' (line')[0]}")
+                problems.append(f"line {number}: {err.__cause__ or err}")
                 continue
-            if _has_bad_encoding(value):
-                problems.append(f"line {number}: not valid UTF-8")
-                continue
-            yield number, value
+            if isinstance(value, dict):
+                yield number, value
+            else:
+                problems.append(f"line {number}: no JSON object but {type(value).__name__}")
 
 
-def _has_bad_encoding(value: object) -> bool:
+def parse_json(text: str) -> Any:
+    """Return the value that a text is in JSON, as the standard has it: no NaN, no half characters.
+
+    Raises:
+        ValueError: With what is wrong, in a few words.
+    """
+    is_mangled = _ESCAPED_BYTE.search(text) is not None
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("not valid JSON: nested too deeply") from None
+    except json.JSONDecodeError as err:
+        line = f" of line {err.lineno}" if err.lineno > 1 else ""
+        what = "UTF-8" if is_mangled else f"JSON: {err.msg} at character {err.colno}{line}"
+        raise ValueError(f"not valid {what}") from None
+    except ValueError as err:  # a number of thousands of digits
+        raise ValueError(f"not valid JSON: {str(err).partition(':')[0]}") from None
+    if _has_surrogate(value):
+        what = "not valid UTF-8" if is_mangled else "half of a character (a lone \\ud800 to \\udfff)"
+        raise ValueError(what)
+    return value
+
+
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number there")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _has_surrogate(value: object) -> bool:
     if isinstance(value, str):
-        return any("\udc80" <= character <= "\udcff" for character in value)
+        return not value.isascii() and _SURROGATE.search(value) is not None
     if isinstance(value, dict):
-        return any(map(_has_bad_encoding, value.values()))
-    return isinstance(value, list) and any(map(_has_bad_encoding, value))
+        return any(_has_surrogate(key) or _has_surrogate(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(map(_has_surrogate, value))
 
 
 def describe_validation(err: ValidationError) -> str:

@@ -1,7 +1,7 @@
 """Decide whether a prediction is the gold answer, and say by which rule.
 
-Plain things are decided here at once; only what needs algebra goes to the solver (`symbolic`), which may also
-fail to reach a verdict in its time.
+Plain things are decided here at once. An answer of which any part needs algebra goes as a whole to a worker process
+(`symbolic`), where the same code runs with the solver at hand: one answer, one limit of time, however many parts.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
 from lema_local.answers.choices import find_choices, fold_text, read_letter
@@ -30,6 +31,8 @@ class Comparison:
 
 
 _UNDECIDED = Comparison(None, "symbolic")
+MAX_BRACKETS = 60
+"""Brackets in one expression; with more of them it is not sent to the solver."""
 
 
 def compare_answers(gold: str, prediction: str, *, choices: Sequence[str] | None = None) -> Comparison:
@@ -47,7 +50,28 @@ def compare_answers(gold: str, prediction: str, *, choices: Sequence[str] | None
     gold, prediction = clean_answer(gold), clean_answer(prediction)
     if not prediction:
         return Comparison(False, "none")
-    return _compare(gold, prediction)
+    try:
+        return compare_here(gold, prediction)
+    except _NeedsAlgebra:
+        from lema_local.answers.symbolic import compare_in_worker
+
+        return compare_in_worker(gold, prediction) or _UNDECIDED
+
+
+class _NeedsAlgebra(Exception):
+    """Only a worker process can go on."""
+
+
+class _TooDeep(Exception):
+    """No solver should see this."""
+
+
+def compare_here(gold: str, prediction: str) -> Comparison:
+    """Compare two cleaned answers in this process, which for algebra has to be a worker."""
+    try:
+        return _compare(gold, prediction)
+    except (_TooDeep, RecursionError):
+        return _UNDECIDED
 
 
 def _compare_choices(gold: str, prediction: str, choices: Sequence[str]) -> Comparison:
@@ -160,7 +184,9 @@ def _describe(part: str) -> Rule:
 
 _WORDS = re.compile(r"[^\W\d_][^\W\d_'-]*(?:[ '.-]+[^\W\d_]+)*")
 _DATED_WORDS = re.compile(r"(?!sin|cos|tan|cot|sec|csc|log|sqrt|exp|arc)[a-zA-Z]{3,}(?:\s[a-zA-Z]{2,})*\s\d+")
-_CLOCK = re.compile(r"(\d{1,3}(?::\d{1,2}){1,2})\s*(?:([ap])\.?\s*m\b\.?)?\s*(?:[a-z ]*)", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(\d{1,3}(?::\d{1,2}){1,2})\s*(?:([ap])(?:\.?\s*m)?(?![a-z])\.*)?\s*(?:[a-z ]*)", re.IGNORECASE
+)
 _ASSIGNMENT = re.compile(r"^\s*(?:[a-zA-Z](?:_\{?\w+\}?|\([a-z]\))?|\\[a-z]+)\s*(?:=|\\equiv)\s*(?!=)")
 _APPROXIMATION = re.compile(r"\s*(?:\\approx|\\simeq|\\cong|\\doteq)(?![a-zA-Z])\s*")
 _BASE = re.compile(
@@ -228,21 +254,51 @@ def _compare_sides(gold: str, prediction: str) -> Comparison:
         left, _, last = (part.strip() for part in prediction.rpartition("="))
         # `80 + 150 = 230` says 230; `x^2 = 5` does not say 5.
         return _compare(gold, last) if last and not _VARIABLE.search(left) else Comparison(False, "symbolic")
-    from lema_local.answers.symbolic import solve
+    return Comparison(_find_solver(gold, prediction).is_equivalent(gold, prediction), "symbolic")
 
-    return solve(gold, prediction)
+
+def _find_solver(*texts: str) -> ModuleType:
+    """Return the solver where this is a worker process.
+
+    Raises:
+        _NeedsAlgebra: Where it is not.
+        _TooDeep: For more brackets than a solver should see.
+    """
+    from lema_local.answers import solver
+
+    if any(text.count("(") + text.count("{") + text.count("[") > MAX_BRACKETS for text in texts):
+        raise _TooDeep
+    if not solver.is_worker:
+        raise _NeedsAlgebra
+    return solver
 
 
 def is_readable(gold: str) -> bool:
     """Whether a cleaned gold answer that is no plain number can be compared with."""
+    try:
+        return is_readable_here(gold)
+    except _NeedsAlgebra:
+        from lema_local.answers.symbolic import is_readable_in_worker
+
+        return is_readable_in_worker(gold) is True
+
+
+def is_readable_here(gold: str) -> bool:
+    """Whether a cleaned gold answer can be compared with, as far as this process can tell (all, in a worker)."""
+    try:
+        return _is_readable(gold)
+    except (_TooDeep, RecursionError):
+        return False
+
+
+def _is_readable(gold: str) -> bool:
     group = parse_group(gold)
     if group is not None:
-        return all(parse_number(part) is not None or is_readable(part) for part in group.parts)
+        return all(parse_number(part) is not None or _is_readable(part) for part in group.parts)
     if is_words(gold) or _read_clock(gold) or _read_base(gold):
         return True
-    from lema_local.answers.symbolic import can_parse
-
-    return can_parse(strip_unit(gold)) is True
+    expression = strip_unit(gold)
+    return bool(_find_solver(expression).can_parse(expression))
 
 
 def vote_key(answer: str) -> str:

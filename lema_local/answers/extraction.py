@@ -59,6 +59,7 @@ _CLAIM = re.compile(
         \s{0,3}(?:\*\*|__)?\s{0,3}
         (?:(?:(?:would|must|should|will|has\s+to|can\s+only)\s{1,3}be|is|are|was|equals|=)(?![a-zA-Z])|:)
     | \b(?:option|choice)\s{1,3}is(?=[\s:*(]{1,4}[A-J]\b)
+    | (?P<tag><answer>)
     | (?P<behind>\bis\s{1,3}the\s{1,3}(?:final\s|correct\s|right\s)?answer\b(?!\s{1,3}to\b))
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -122,10 +123,15 @@ def _read_claim(text: str, match: re.Match[str]) -> Claim | None:
         return _read_sentence_before(text, match.start())
     if match["hash"]:
         return _read_line(text, match.end())
+    if match["tag"]:
+        closing = text.find("</answer>", match.end(), match.end() + WINDOW)
+        return _accept(text[match.end() : closing], is_finished=True) if closing >= 0 else None
     return _read_sentence(text, match.end())
 
 
-_BETWEEN_BOXES = re.compile(r"[\s$,\\()\[\]]{0,12}(?:\b(?:and|or)\b)?[\s$\\()\[\]]{0,12}")
+_BETWEEN_BOXES = re.compile(
+    r"[\s$,\\()\[\]]{0,12}(?:\b(?:and|or)\b)?[\s$\\()\[\]]{0,12}(?:[a-zA-Z]\s{0,3}=\s{0,3})?"
+)
 
 
 def _read_boxes(text: str, match: re.Match[str], earlier: deque[re.Match[str]]) -> Claim | None:
@@ -225,7 +231,7 @@ def _accept(raw: str, *, is_finished: bool) -> Claim | None:
     """Return the claim, or None where the words are no answer."""
     answer = _clean(raw)
     if len(answer) <= WINDOW:
-        answer = _trim_prose(answer)
+        answer = _trim_prose(_close_brackets(answer))
     if not answer:
         return None if is_finished else Claim("", is_finished=False)
     if not _MEANS_SOMETHING.search(answer) or _NO_ANSWER.match(answer):
@@ -233,6 +239,22 @@ def _accept(raw: str, *, is_finished: bool) -> Claim | None:
     if len(_LONG_WORD.findall(answer[:WINDOW])) > MAX_WORDS:
         return None
     return Claim(answer, is_finished)
+
+
+def _close_brackets(answer: str) -> str:
+    """Return `5` for the `5)` of `(so the answer is 5)`."""
+    while answer[-1:] in (")", "]") and sum(map(answer.count, ")]}")) > sum(map(answer.count, "([{")):
+        answer = answer[:-1].rstrip(" .")
+    return answer
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is a reasoning path rather than a final answer alone: it claims one, or it is prose."""
+    return (
+        "\n" in text.strip()
+        or find_claim(text) is not None
+        or len(_LONG_WORD.findall(text[:WINDOW])) > MAX_WORDS
+    )
 
 
 _CLAUSE = re.compile(

@@ -71,7 +71,7 @@ _UNIT = re.compile(
 )
 # Words that make an expression or a list of what they follow, and so are no unit.
 _NO_UNIT = re.compile(
-    r"\b(?:and|or|pi|sqrt|sin|cos|tan|log|ln|exp|mod|plus|minus|times|divided|over|to|if|choose|squared|cubed|"
+    r"\b(?:and|or|pi|sqrt|sin|cos|tan|log|ln|exp|mod|plus|minus|times(?=\s+[a-z]$)|divided|over|to|if|choose|squared|cubed|"
     r"not|is|are|was|half|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|base|"
     r"i|e|remainder|r|isn|aren)\b",
     re.IGNORECASE,

@@ -8,9 +8,13 @@ relative to their size, so that `1/2004!` is not `1/2006!`.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +27,9 @@ MEMORY_MIB = 1024
 COUNTS_CPU = hasattr(signal, "setitimer")
 """Whether the platform can end a worker by its processor time (not Windows)."""
 
+is_worker = False
+"""Whether this process is one that `prepare_worker` made ready."""
+
 DIGITS = 40
 """Digits that expressions are evaluated to; 25 of them have to agree."""
 RELATIVE_TOLERANCE = "1e-25"
@@ -33,18 +40,35 @@ DECIMALS_FOR_IRRATIONAL = 6
 
 
 def prepare_worker() -> None:
-    """Load the libraries, cap this worker's memory where the platform can (not on Windows), ignore Ctrl-C."""
+    """Load the libraries, cap this worker's memory, ignore Ctrl-C."""
+    global is_worker
+    is_worker = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when the work ends
     warm_up()
-    try:
-        import resource
-    except ImportError:
-        return
-    statm = Path("/proc/self/statm")
-    used = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
+    if sys.platform == "linux":
+        _limit_memory()
+    else:  # no system call holds there
+        threading.Thread(target=watch_memory, args=(MEMORY_MIB,), daemon=True).start()
+
+
+def _limit_memory() -> None:
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = used + MEMORY_MIB * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def watch_memory(mib: int, every_s: float = 0.05) -> None:
+    """End this process once it takes so much more memory than now; what it worked on is undecided then."""
+    import psutil
+
+    process = psutil.Process()
+    limit = process.memory_info().rss + mib * 2**20
+    while process.memory_info().rss < limit:
+        time.sleep(every_s)
+    os._exit(1)
 
 
 def _start_clock() -> None:
@@ -61,29 +85,39 @@ def _stop_clock() -> None:
 def warm_up() -> None:
     """Load the libraries and use them once."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we keep the time ourselves
-    _is_equivalent("x+1", "1+x")
-    _is_equivalent("x<y", "y>x")
+    is_equivalent("x+1", "1+x")
+    is_equivalent("x<y", "y>x")
+
+
+def compare(gold: str, prediction: str) -> Any:
+    """Return the `Comparison` of two cleaned answers, all of their parts."""
+    from lema_local.answers.comparison import compare_here
+
+    _start_clock()
+    try:
+        return compare_here(gold, prediction)
+    finally:
+        _stop_clock()
+
+
+def is_readable(gold: str) -> bool:
+    """Whether a cleaned gold answer can be compared with, all of its parts."""
+    from lema_local.answers.comparison import is_readable_here
+
+    _start_clock()
+    try:
+        return is_readable_here(gold)
+    finally:
+        _stop_clock()
 
 
 def can_parse(text: str) -> bool:
     """Whether an expression can be read."""
-    _start_clock()
-    try:
-        return _parse(text) is not None
-    finally:
-        _stop_clock()
+    return _parse(text) is not None
 
 
 def is_equivalent(gold: str, prediction: str) -> bool | None:
     """Whether two cleaned expressions mean the same; None where that cannot be told."""
-    _start_clock()
-    try:
-        return _is_equivalent(gold, prediction)
-    finally:
-        _stop_clock()
-
-
-def _is_equivalent(gold: str, prediction: str) -> bool | None:
     wanted = _parse(gold)
     if wanted is None:
         return None
@@ -216,6 +250,9 @@ def _compare_constants(
 ) -> bool | None:
     import sympy
 
+    gold, prediction = gold.doit(), prediction.doit()
+    if gold.is_Rational and prediction.is_Rational and not gold_decimals:
+        return bool(gold == prediction)  # 10^100 is not 10^100 + 1
     one, other = _evaluate(gold), _evaluate(prediction)
     if one is None or other is None:
         return None

@@ -36,7 +36,7 @@ class Group:
 _OPENING = "([{"
 _CLOSING = ")]}"
 _AND = re.compile(r"\s*(?:,\s*(?:and|or)\b|;|\b(?:and|or)\b|&)\s*", re.IGNORECASE)
-_COMMA = re.compile(r"\s*,\s*")
+_COMMA = re.compile(r"\s*[,;]\s*")
 _SPACED_COMMA = re.compile(r"\s*,\s+")
 _UNION = re.compile(r"\s*(?:\\cup(?![a-zA-Z])|(?<=[)\]])\s*U\s*(?=[(\[]))\s*")
 _MATRIX = re.compile(
@@ -69,6 +69,8 @@ def _read_matrix(text: str) -> Group | None:
 
 
 def _read_brackets(text: str) -> Group | None:
+    if text in ("\\emptyset", "\\varnothing"):
+        return Group("set", ())
     angles = _ANGLES.fullmatch(text)
     if angles:
         return Group("tuple", tuple(split_top(angles[1].strip(), _COMMA)), "()")

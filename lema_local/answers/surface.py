@@ -133,8 +133,11 @@ def _brace_fraction(match: re.Match[str]) -> str:
 
 
 def strip_full_stop(text: str) -> str:
-    """Return `text` without the punctuation that ends a sentence (`5!` is a factorial and stays)."""
-    return text.rstrip(" .,;:") if text[-1:] in " .,;:" else text
+    """Return `text` without the punctuation that ends a sentence (`5!` is a factorial and stays), and unquoted."""
+    text = text.rstrip(" .,;:") if text[-1:] in " .,;:" else text
+    if text[:1] in ('"', "'") and len(text) > 2 and text[-1] == text[0]:
+        return text[1:-1].strip(" .,;:")
+    return text
 
 
 _BRACKET_OR_ESCAPE = {pair: re.compile(rf"\\.|[{re.escape(pair)}]", re.DOTALL) for pair in ("{}", "()", "[]")}

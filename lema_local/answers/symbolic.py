@@ -1,7 +1,7 @@
 """Algebra in processes that can be killed: model text may hang any solver.
 
-A small pool of worker processes (Pebble) runs `solver`. Each question has `solver.TIMEOUT_S` seconds of a worker's time
-and `solver.MEMORY_MIB` of memory; what goes over ends as undecided, and the other questions go on. The pool starts
+A small pool of worker processes (Pebble) runs `solver`. Each answer has `solver.TIMEOUT_S` seconds of a worker's time
+and `solver.MEMORY_MIB` of memory; what goes over ends as undecided, and the other answers go on. The pool starts
 with the first question that needs it, works from any thread, and ends with the process.
 """
 
@@ -11,20 +11,20 @@ import atexit
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from lema_local.answers import solver
 from lema_local.answers.comparison import Comparison
 
 WALL_TIMEOUT_S = 10.0 if solver.COUNTS_CPU else solver.TIMEOUT_S
 """By the clock: a busy machine must not turn right answers into undecided ones."""
-WORKERS = 2
-MAX_BRACKETS = 60
-"""Deeper or longer nesting is not sent to the solver."""
+WORKERS = max(2, min(8, (os.cpu_count() or 2) // 2))
+"""Answers in work at once."""
 
 
 class _Pool:
@@ -78,24 +78,42 @@ def has_workers() -> bool:
     return _POOL.is_running()
 
 
-def solve(gold: str, prediction: str) -> Comparison:
-    """Compare two cleaned expressions by algebra, within the limits of time and memory."""
-    return Comparison(_ask(solver.is_equivalent, gold, prediction), "symbolic")
+def compare_in_worker(gold: str, prediction: str) -> Comparison | None:
+    """Compare two cleaned answers where the solver is; None where that does not end within its limits."""
+    compared: Comparison | None = _ask(solver.compare, gold, prediction)
+    return compared
 
 
-def can_parse(text: str) -> bool | None:
-    """Whether the solver can read an expression; None where it did not answer within its limits."""
-    return _ask(solver.can_parse, text)
+def is_readable_in_worker(gold: str) -> bool | None:
+    """Whether a cleaned gold answer can be compared with; None where that does not end within its limits."""
+    answer: bool | None = _ask(solver.is_readable, gold)
+    return answer
 
 
 @lru_cache(maxsize=8192)
-def _ask(function: Callable[..., bool | None], *texts: str) -> bool | None:
+def _ask(function: Callable[..., Any], *texts: str) -> Any:
+    """Return what a function of `solver` returns in a worker; None where the worker had to be killed."""
     from pebble import ProcessExpired
 
-    if any(text.count("(") + text.count("{") + text.count("[") > MAX_BRACKETS for text in texts):
-        return None
     try:
-        answer: bool | None = _POOL.get().schedule(function, args=texts, timeout=WALL_TIMEOUT_S).result()
-    except (FutureTimeout, ProcessExpired, BrokenProcessPool, MemoryError, RecursionError):
+        return _POOL.get().schedule(function, args=texts, timeout=WALL_TIMEOUT_S).result()
+    except (FutureTimeout, ProcessExpired, BrokenProcessPool, MemoryError):
         return None
-    return answer
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+TOGETHER = 32
+"""Most items that a thread does one after the other: most need no worker, and a thread for each would cost more."""
+
+
+def map_answers(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield `function(item)` for each, in order; several at once, so that one that hangs holds up few others."""
+    size = max(1, min(TOGETHER, len(items) // (4 * WORKERS)))
+    groups = [items[start : start + size] for start in range(0, len(items), size)]
+    threads = ThreadPoolExecutor(WORKERS + 1)
+    try:
+        for results in threads.map(lambda group: [function(item) for item in group], groups):
+            yield from results
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +59,12 @@ def grade(file: Path, dataset: str | None, kind: str, scorer: str, is_json: bool
       rule           numeric, fraction, symbolic, choice, string or none
     and with --scorer both also `paper`: {"final_answer", "is_correct", "scorer"}.
     """
+    from lema_local.answers.symbolic import map_answers
+
     _check_dataset(dataset)
     items = _read_items(file, dataset, kind)
     counts: Counter[str] = Counter()
-    for item in items:
-        result = _grade(item, scorer)
+    for item, result in zip(items, map_answers(partial(_grade, scorer=scorer), items), strict=True):
         counts[_name_verdict(result)] += 1
         click.echo(json.dumps({**item.row, **result}, ensure_ascii=False))
     if not is_json:
@@ -86,11 +88,12 @@ def _read_items(file: Path, dataset: str | None, kind: str) -> list[_Item]:
 
     problems: list[str] = []
     items = []
-    for number, row in _iterate_lines(file, problems):
+    for place, row in _iterate_rows(file, problems):
         try:
-            items.append(_read_item(row, number, dataset, kind))
+            items.append(_read_item(row, place, dataset, kind))
         except ValueError as err:
-            problems.append(f"line {number}: {err}")
+            problems.append(f"{place}: {err}")
+    problems += [f"{item.question.id}: {problem}" for item, problem in _find_gold_problems(items)]
     if problems:
         raise InputError(describe_problems(file, problems), hint='a line is {"gold": ..., "pred": ...}')
     if not items:
@@ -98,50 +101,44 @@ def _read_items(file: Path, dataset: str | None, kind: str) -> list[_Item]:
     return items
 
 
-def _iterate_lines(file: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    from lema_local.jsonl import iterate_objects
+def _iterate_rows(file: Path, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    from lema_local.datasets.files import iterate_rows
+    from lema_local.jsonl import iterate_lines
 
     if str(file) != "-":
-        yield from iterate_objects(file, problems)
+        yield from iterate_rows(file, problems)
         return
-    for number, line in enumerate(sys.stdin, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as err:
-            problems.append(f"line {number}: not valid JSON: {err.msg}")
-            continue
-        if isinstance(row, dict):
-            yield number, row
-        else:
-            problems.append(f"line {number}: not an object")
+    lines = (line.decode("utf-8", "surrogateescape") for line in sys.stdin.buffer)
+    for number, row in iterate_lines(lines, problems):
+        yield f"line {number}", row
 
 
-def _read_item(row: dict[str, Any], number: int, dataset: str | None, kind: str) -> _Item:
-    from lema_local.answers.extraction import find_claim
+def _find_gold_problems(items: list[_Item]) -> Iterator[tuple[_Item, str]]:
     from lema_local.answers.grading import find_gold_problem
+    from lema_local.answers.symbolic import map_answers
+
+    problems = map_answers(lambda item: find_gold_problem(item.question), items)
+    yield from ((item, problem) for item, problem in zip(items, problems, strict=True) if problem)
+
+
+def _read_item(row: dict[str, Any], place: str, dataset: str | None, kind: str) -> _Item:
+    from lema_local.answers.extraction import is_path
     from lema_local.datasets.base import need_text, read_scalar
     from lema_local.records import Question
 
     choices = row.get("choices")
     question = Question(
-        id=f"line {number}",
+        id=place,
         dataset=dataset or "",
         split="",
         question="",
         gold_answer=need_text(row, "gold"),
         choices=[str(choice) for choice in choices] if isinstance(choices, list) else None,
     )
-    if problem := find_gold_problem(question):
-        raise ValueError(problem)
     if "pred" not in row:
         raise ValueError(f"no field 'pred' (found: {', '.join(row)})")
     text = None if row["pred"] is None else read_scalar(row["pred"], "pred")
-    is_path = kind == "path" or (
-        kind == "auto" and text is not None and (find_claim(text) is not None or "\n" in text.strip())
-    )
-    return _Item(row, question, text, is_path)
+    return _Item(row, question, text, kind == "path" or (kind == "auto" and is_path(text or "")))
 
 
 def _grade(item: _Item, scorer: str) -> dict[str, Any]:

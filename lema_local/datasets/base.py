@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -67,6 +68,8 @@ def read_scalar(value: Any, name: str) -> str:
         return value.strip()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RowProblem(f"the field '{name}' is {type(value).__name__}, expected text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowProblem(f"the field '{name}' is {value}")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

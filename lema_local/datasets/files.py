@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lema_local.errors import InputError
-from lema_local.jsonl import iterate_objects
+from lema_local.jsonl import iterate_objects, parse_json
 
 Placed = tuple[str, dict[str, Any]]
 """(where: `line 12` or `record 12`, the row)"""
@@ -51,11 +50,9 @@ def _read_text(path: Path) -> str:
 
 def _iterate_json_list(path: Path, problems: list[str]) -> Iterator[Placed]:
     try:
-        values = json.loads(_read_text(path))
-    except json.JSONDecodeError as err:
-        raise InputError(
-            f"{path}, line {err.lineno}: not valid JSON: {err.msg}", hint="mend the file"
-        ) from err
+        values = parse_json(_read_text(path))
+    except ValueError as err:
+        raise InputError(f"{path}: {err}", hint="mend the file") from err
     for number, value in enumerate(values, 1):
         if isinstance(value, dict):
             yield f"record {number}", value

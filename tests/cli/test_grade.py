@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from lema_local.cli import lema
 
 
-def _run(*arguments: str, text: str | None = None) -> Result:
+def _run(*arguments: str, text: str | bytes | None = None) -> Result:
     result = CliRunner().invoke(lema, ["grade", *arguments], input=text)
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result
@@ -68,6 +68,63 @@ def test_pred_says_what_the_predictions_are(tmp_path: Path) -> None:
     assert [line["is_correct"] for line in _lines(_run(file, "--pred", "path"))] == [False, True]
     assert [line["is_correct"] for line in _lines(_run(file, "--pred", "answer"))] == [True, False]
     assert [line["is_correct"] for line in _lines(_run(file))] == [True, True]
+
+
+def test_prose_that_claims_nothing_is_a_path_without_an_answer(tmp_path: Path) -> None:
+    prose = "She gives 3 apples to each of her 4 friends and keeps 5 apples for her own lunch at school."
+    file = _write(
+        tmp_path / "answers.jsonl", {"gold": "5", "pred": prose}, {"gold": "5", "pred": "5 red apples"}
+    )
+
+    assert [(one["final_answer"], one["is_correct"]) for one in _lines(_run(file))] == [
+        (None, False),
+        ("5 red apples", True),
+    ]
+
+
+def test_a_list_and_a_table_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"gold": "5", "pred": "5"}]', encoding="utf-8")
+    (tmp_path / "a.csv").write_text('gold,pred\n"1,000",1000\n6,\n', encoding="utf-8")
+
+    assert [one["is_correct"] for one in _lines(_run(str(tmp_path / "a.json")))] == [True]
+    assert [one["is_correct"] for one in _lines(_run(str(tmp_path / "a.csv")))] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"gold": "5", "pred": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "nested too deeply"),
+        (b'{"gold": "5", "pred": ' + b"9" * 6000 + b"}", "limit"),
+        (b'{"gold": "5", "pred": NaN}', "NaN"),
+        (b'{"gold": "5", "pred": 1e999}', "inf"),
+        (b'{"gold": "5", "pred": "\\ud800"}', "half of a character"),
+        (b'{"gold": "5", "pred": "caf\xe9"}', "UTF-8"),
+        ('{"gold": "5"}'.encode("utf-16"), "UTF-8"),
+        (b"\0\0\0", "JSON"),
+        (b"[1]", "list"),
+    ],
+)
+def test_a_line_that_is_no_json_is_told_from_a_file_and_from_a_pipe(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
+    content = b'{"gold": "5", "pred": "5"}\n' + line + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(content)
+
+    for result in (_run(str(tmp_path / "a.jsonl")), _run("-", text=content)):
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "line 2: " in result.stderr
+        assert reason in result.stderr
+
+
+def test_answers_that_hang_a_solver_end_undecided_and_the_others_go_on(tmp_path: Path) -> None:
+    hostile = ["9**9**9**9", "(" * 10_000 + "5" + ")" * 10_000, "9" * 1_000_000, "5\0"]
+    rows = [{"gold": "2\\sqrt{3}", "pred": one} for one in [*hostile, "\\sqrt{12}", "\\sqrt{13}"]]
+
+    result = _run(_write(tmp_path / "a.jsonl", *rows))
+
+    assert result.exit_code == 0
+    assert [one["is_correct"] for one in _lines(result)] == [None, None, None, None, True, False]
+    assert "4 undecided" in result.stderr
 
 
 def test_the_paper_s_scorer_is_named_beside_its_verdict(tmp_path: Path) -> None:

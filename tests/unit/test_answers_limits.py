@@ -67,6 +67,38 @@ def test_others_go_on_while_one_hangs() -> None:
     assert found == {"9^{9^{9^9}}": None, "(x+1)^2": True, "(x-1)^2": False, "1+2x+x^2": True}
 
 
+def test_the_limit_is_for_an_answer_however_many_parts_it_has() -> None:
+    towers = ", ".join(f"9^{{9^{{9^9}}}}+{number}" for number in range(4))
+
+    assert compare_answers("1, 2, 3, 4", towers).is_equal is None
+    assert symbolic._ask.cache_info().misses == 1  # each has two seconds of a worker's time
+
+
+def test_one_that_hangs_holds_up_few_others_of_a_list() -> None:
+    predictions = ["9^{9^{9^9}}", "(10^{10^{10}})!", *(f"x+1+{number}-{number}" for number in range(20))]
+
+    found = list(symbolic.map_answers(lambda one: compare_answers("x+1", one).is_equal, predictions))
+
+    assert found == [None, None] + [True] * 20
+
+
+def test_where_the_system_keeps_no_limit_a_thread_watches_the_memory() -> None:
+    run = _run(
+        """
+        import threading
+        from lema_local.answers.solver import watch_memory
+        threading.Thread(target=watch_memory, args=(50, 0.01), daemon=True).start()
+        held = []
+        for _ in range(500):
+            held.append(b"x" * 2**20)
+            threading.Event().wait(0.005)
+        print("never stopped")
+        """
+    )
+
+    assert (run.returncode, run.stdout) == (1, "")
+
+
 def test_a_worker_that_wants_too_much_memory_is_not_the_end() -> None:
     assert compare_answers("9", "\\binom{10^{9}}{5 \\cdot 10^{8}}").is_equal is None
     assert compare_answers("2\\sqrt{3}", "\\sqrt{12}").is_equal is True
