@@ -39,12 +39,13 @@ from lema_local.stages.augment import augment_rationales
 from lema_local.stages.build import build_arms, count_examples
 from lema_local.stages.correct import correct_mistakes, path_key, select_mistakes
 from lema_local.stages.evaluate import score_predictions
+from lema_local.stages.export import check_exported, describe_divergence
 from lema_local.stages.filter import filter_corrections
 from lema_local.stages.questions import check_disjoint, check_gold_answers
 from lema_local.stages.sample import greedy_settings, summarize_paths
-from lema_local.students.base import DecodeSettings, PromptStyle, SampleRequest, Student
+from lema_local.students.base import PromptStyle, Student
 from lema_local.teachers import prompt_for
-from lema_local.training.base import AnswerGreedily, FidelityResult, Trainer, TrainSettings
+from lema_local.training.base import FidelityResult, Trainer, TrainSettings
 from lema_local.wiring import (
     REFERENCE,
     base_identity,
@@ -341,13 +342,14 @@ class Pipeline:
                 adapter_dir = self.runner.path("train") / arm / "adapter"
                 gguf = folder.path / "adapter.gguf"
                 exported = self.trainer.export(adapter_dir, gguf)
-                prompts = self._fidelity_prompts(settings.fidelity_prompts)
-                with self._student() as base, self._student(adapter=gguf) as student:
-                    fidelity = self.trainer.check_fidelity(
+                style = self.recipe.train.prompt_style
+                with self._student(style=style) as bare, self._student(adapter=gguf, style=style) as adapted:
+                    fidelity = check_exported(
+                        self.trainer,
                         adapter_dir,
-                        prompts,
-                        with_adapter=answer_greedily(student),
-                        without_adapter=answer_greedily(base),
+                        self._fidelity_prompts(settings.fidelity_prompts),
+                        adapted=adapted,
+                        bare=bare,
                         max_tokens=settings.fidelity_max_tokens,
                     )
                 self._judge_fidelity(arm, fidelity)
@@ -559,10 +561,11 @@ class Pipeline:
     def _judge_fidelity(self, arm: str, fidelity: FidelityResult) -> None:
         """Say plainly where the exported student is not the trained one."""
         if not fidelity.is_same_student:
+            far = f"; {describe_divergence(fidelity.divergence)}" if fidelity.divergence else ""
             self.tell(
                 f"Warning: {arm}: {fidelity.prompts - fidelity.greedy_equal - fidelity.near_ties} of"
                 f" {fidelity.prompts} greedy answers of the exported adapter differ from the trained one's"
-                " beyond near-ties; see the report"
+                f" beyond near-ties{far}; see the report"
             )
         if not fidelity.is_adapter_noticed:
             self.tell(f"Warning: {arm}: leaving the adapter out changes none of {fidelity.prompts} answers")
@@ -588,17 +591,3 @@ def to_plain(result: Any) -> dict[str, Any]:
     """Return a dataclass as what JSON can hold."""
     plain: dict[str, Any] = TypeAdapter(type(result)).dump_python(result, mode="json")
     return plain
-
-
-def answer_greedily(student: Student) -> AnswerGreedily:
-    """Return what lets a student answer prompts at temperature 0."""
-
-    def answer(prompts: Sequence[str], max_tokens: int) -> list[str]:
-        requests = [SampleRequest(str(place), 0, prompt, 0) for place, prompt in enumerate(prompts)]
-        settings = DecodeSettings(temperature=0.0, max_tokens=max_tokens)
-        texts = {
-            int(request.question_id): result for request, result in student.complete_many(requests, settings)
-        }
-        return [getattr(texts[place], "text", "") for place in range(len(prompts))]
-
-    return answer

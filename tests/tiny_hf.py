@@ -5,20 +5,38 @@ reader), so that a mistake in one of the two shows.
 
     pair = write_pair(tmp_path, "llama")
     pair.folder, pair.gguf_path
+
+Every family has its real structure: grouped heads, biases (qwen2), norms of q and k (qwen3, gemma3), heads that are
+wider than hidden / heads (qwen3), scaled embeddings, norms around one and soft caps (gemma), fused projections (phi3).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from lema_local.records import TrainingExample
 from lema_local.training.libraries import quiet_libraries
 
-Family = Literal["llama", "qwen2"]
+Family = Literal["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+CLASSES = {
+    "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma", "gemma2": "Gemma2",
+    "gemma3": "Gemma3", "phi3": "Phi3",
+}  # fmt: skip
+OWN_SHAPE: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 24},
+    "gemma": {"head_dim": 16},
+    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64},
+    # Every sixth layer attends to everything, the others to a window.
+    "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64, "num_hidden_layers": 6},
+}
+ALWAYS_TIED = ("gemma", "gemma2", "gemma3")
+ROTATED = ("llama", "mistral")
+"""In GGUF both are `llama`, whose q and k rows stand in another order."""
 HEADS, KV_HEADS, LAYERS = 4, 2, 2
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|fim|>")
 MERGES = (("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n"), ("Ġ", "S"), ("t", "e"), ("te", "p"), ("Ċ", "Ċ"))
@@ -42,34 +60,37 @@ def write_pair(
     """Write a Hugging Face folder and the GGUF of the same random model, both in float16."""
     folder, gguf_path = parent / f"{family}-hf", parent / f"{family}.gguf"
     model = make_model(family, is_tied=is_tied, seed=seed).half()
-    model.save_pretrained(folder)
+    with quiet_libraries():
+        model.save_pretrained(folder)
     _make_tokenizer(add_bos=add_bos).save_pretrained(folder)
     write_gguf(model, family, gguf_path, add_bos=add_bos)
     return Pair(folder, gguf_path)
 
 
 def make_model(family: Family, *, is_tied: bool = False, seed: int = 0) -> Any:
-    """Return a random model with grouped heads, for qwen2 with biases; its logits are far apart."""
+    """Return a random model of this family; its logits are far apart."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    import transformers
 
     torch.manual_seed(seed)
     shape: dict[str, Any] = {
         "vocab_size": len(vocabulary()), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "max_position_embeddings": 512,
-        "tie_word_embeddings": is_tied, "bos_token_id": _id("<|endoftext|>"), "eos_token_id": _id("<|endoftext|>"),
+        "tie_word_embeddings": is_tied or family in ALWAYS_TIED, "bos_token_id": _id("<|endoftext|>"),
+        "eos_token_id": _id("<|endoftext|>"), "pad_token_id": _id("<|fim|>"),
     }  # fmt: skip
-    model = (
-        LlamaForCausalLM(LlamaConfig(**shape))
-        if family == "llama"
-        else Qwen2ForCausalLM(Qwen2Config(**shape))
-    )
+    name = CLASSES[family]
+    kind = getattr(transformers, f"{name}TextConfig" if family == "gemma3" else f"{name}Config")
+    model = getattr(transformers, f"{name}ForCausalLM")(kind(**(shape | OWN_SHAPE.get(family, {}))))
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith("bias"):
+        for key, weight in model.named_parameters():
+            if key.endswith("bias"):
                 weight.normal_(0, 0.3)
             elif weight.ndim == 2:
-                weight.normal_(0, (1.0 if "embed" in name else 2.0) / weight.shape[1] ** 0.5)
+                is_small = "embed" in key and family not in ALWAYS_TIED
+                weight.normal_(0, (1.0 if is_small else 2.0) / weight.shape[1] ** 0.5)
+            else:
+                weight.add_(0.2 * torch.randn_like(weight))
     return model.eval()
 
 
@@ -110,33 +131,24 @@ def _make_tokenizer(*, add_bos: bool) -> Any:
 def write_gguf(
     model: Any, family: Family, path: Path, *, add_bos: bool = False, rope_scaling: str | None = None
 ) -> Path:
-    """Write a model, its matrices in float16, a Llama's q and k rows in llama.cpp's order."""
+    """Write a model, its matrices in float16, its norms as llama.cpp has them, q and k rows in its order."""
     import gguf
 
     config = model.config
-    writer = gguf.GGUFWriter(path, family)
+    name = "llama" if family in ROTATED else family
+    writer = gguf.GGUFWriter(path, name)
     if rope_scaling:
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope_scaling))
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    _add_shape(writer, config, family)
     _add_tokenizer(writer, add_bos=add_bos)
-    architecture = gguf.MODEL_ARCH.LLAMA if family == "llama" else gguf.MODEL_ARCH.QWEN2
+    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == name)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    for name, weight in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+    for key, weight in model.state_dict().items():
+        if key == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        values = weight.float().numpy()
-        if family == "llama":
-            values = _permuted(name, values)
+        values = _as_in_gguf(key, weight.float().numpy(), family)
         kind = np.float16 if values.ndim == 2 else np.float32
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), values.astype(kind))
+        writer.add_tensor(names.get_name(key, try_suffixes=(".weight", ".bias")), values.astype(kind))
     for step in (
         writer.write_header_to_file,
         writer.write_kv_data_to_file,
@@ -145,6 +157,34 @@ def write_gguf(
     ):
         step()
     return path
+
+
+def _add_shape(writer: Any, config: Any, family: Family) -> None:
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_rope_dimension_count(head_size)
+    writer.add_key_length(head_size)
+    writer.add_value_length(head_size)
+    writer.add_rope_freq_base(1_000_000.0 if family == "gemma3" else 10_000.0)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if family in ("gemma2", "gemma3"):
+        writer.add_sliding_window(config.sliding_window)
+    if family == "gemma2":
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+
+
+def _as_in_gguf(name: str, values: np.ndarray, family: Family) -> np.ndarray:
+    if family in ROTATED:
+        return _permuted(name, values)
+    if family in ALWAYS_TIED and name.endswith("norm.weight"):
+        return values + 1  # Hugging Face's Gemma multiplies by 1 + weight
+    return values
 
 
 def _permuted(name: str, values: np.ndarray) -> np.ndarray:

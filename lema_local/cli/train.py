@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+MERGED_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 
 
 def _settings_options(command: Any) -> Any:
@@ -130,25 +131,64 @@ def _show_on(update: Any) -> Any:
 @click.command()
 @click.argument("adapter_dir", metavar="ADAPTER_DIR", type=_FOLDER)
 @click.option("--base-gguf", required=True, type=_FILE, help="The base that llama.cpp runs the adapter on.")
-@click.option("--out", "out_path", required=True, type=_FILE, help="The adapter's GGUF file.")
+@click.option("--out", "out_path", required=True, type=_FILE, help="The GGUF file to write.")
+@click.option("--merge", "is_merged", is_flag=True, help="Write base and adapter as one model.")
+@click.option(
+    "--type", "kind", type=click.Choice(MERGED_TYPES), help="Number type of the merged model [f16]."
+)
 @click.option("--json", "is_json", is_flag=True, help="Print what was written as JSON.")
-def export(adapter_dir: Path, base_gguf: Path, out_path: Path, is_json: bool) -> None:
-    """Write the adapter in ADAPTER_DIR as a GGUF LoRA file.
+def export(
+    adapter_dir: Path, base_gguf: Path, out_path: Path, is_merged: bool, kind: str | None, is_json: bool
+) -> None:
+    """Write the adapter in ADAPTER_DIR as a GGUF LoRA file, or merged into its base.
 
     \b
     Example:
       lema export adapters/lema --base-gguf student.gguf --out lema.gguf
       llama-server -m student.gguf --lora lema.gguf
+      lema export adapters/lema --base-gguf student.gguf --merge --type q4_0 --out lema-q4_0.gguf
+      llama-server -m lema-q4_0.gguf
     """
-    from lema_local.training.export import export_adapter
-
+    if kind and not is_merged:
+        raise click.UsageError("--type goes with --merge: an adapter of its own is not quantized")
     inner = adapter_dir / "adapter"  # what `lema train --out` wrote may be named itself
     if not (adapter_dir / "adapter_config.json").exists() and inner.is_dir():
         adapter_dir = inner
-    result = export_adapter(adapter_dir, base_gguf, out_path)
-    for note in result.notes:
+    result = (
+        _merge(adapter_dir, base_gguf, out_path, kind or "f16")
+        if is_merged
+        else _export(adapter_dir, base_gguf, out_path)
+    )
+    for note in result.pop("notes"):
         notice(f"Note: {note}")
     if is_json:
-        click.echo(json.dumps(asdict(result), default=str))
+        click.echo(json.dumps(result, default=str))
+    elif is_merged:
+        click.echo(
+            f"{out_path}: {result['type']}, {result['merged']} matrices merged, scale {result['scale']:g}, "
+            f"{result['bytes']:,} bytes"
+        )
     else:
-        click.echo(f"{result.path}: {result.tensors} tensors, scale {result.scale:g}, {result.bytes:,} bytes")
+        click.echo(
+            f"{out_path}: {result['tensors']} tensors, scale {result['scale']:g}, {result['bytes']:,} bytes"
+        )
+
+
+def _export(adapter_dir: Path, base_gguf: Path, out_path: Path) -> dict[str, Any]:
+    from lema_local.training.export import export_adapter
+
+    return asdict(export_adapter(adapter_dir, base_gguf, out_path))
+
+
+def _merge(adapter_dir: Path, base_gguf: Path, out_path: Path, kind: str) -> dict[str, Any]:
+    from lema_local.stages.export import write_merged
+    from lema_local.students.inspection import requantize_gguf
+    from lema_local.training.merge import check_not_base, merge_adapter
+
+    check_not_base(out_path, base_gguf)
+    merged = write_merged(
+        lambda path: merge_adapter(adapter_dir, base_gguf, path),
+        lambda source, target: requantize_gguf(source, target, kind),
+        out_path,
+    )
+    return {**asdict(merged), "path": out_path, "type": kind, "bytes": out_path.stat().st_size}

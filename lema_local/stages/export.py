@@ -6,12 +6,19 @@ Writes  adapter.gguf       through the trainer; the comparison is returned, for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lema_local.errors import BackendError
 from lema_local.students.base import Completion, DecodeSettings, Prompt, SampleRequest, Student
-from lema_local.training.base import AnswerGreedily, FidelityResult, Trainer
+from lema_local.training.base import (
+    AnswerGreedily,
+    Divergence,
+    Exported,
+    FidelityResult,
+    MergeResult,
+    Trainer,
+)
 
 
 def check_exported(
@@ -22,8 +29,9 @@ def check_exported(
     adapted: Student,
     bare: Student,
     max_tokens: int,
+    others: Mapping[str, AnswerGreedily] | None = None,
 ) -> FidelityResult:
-    """Compare greedy answers of the exported adapter with the trained one's.
+    """Compare logits and greedy answers of the exported adapter with the trained one's.
 
     Args:
         trainer: Who fitted the adapter.
@@ -32,14 +40,35 @@ def check_exported(
         adapted: The student with the exported adapter.
         bare: The student without it: the control.
         max_tokens: Of each answer.
+        others: Further forms of the exported student, by name, whose answers are taken too.
     """
     return trainer.check_fidelity(
         adapter_dir,
         prompts,
-        with_adapter=answer_greedily(adapted),
-        without_adapter=answer_greedily(bare),
+        with_adapter=Exported(answer_greedily(adapted), getattr(adapted, "logits", None)),
+        without_adapter=Exported(answer_greedily(bare), getattr(bare, "logits", None)),
+        others=others or {},
         max_tokens=max_tokens,
     )
+
+
+def write_merged(
+    merge: Callable[[Path], MergeResult], quantize: Callable[[Path, Path], None], out_path: Path
+) -> MergeResult:
+    """Write one GGUF of base and adapter in the asked type; return what was merged.
+
+    Args:
+        merge: Writes the merged model, unquantized, to a path.
+        quantize: (from, to) writes it in the asked type; the name appears when all of it is there.
+        out_path: The file.
+    """
+    between = out_path.with_name(out_path.name + ".merged")
+    try:
+        merged = merge(between)
+        quantize(between, out_path)
+    finally:
+        between.unlink(missing_ok=True)
+    return merged
 
 
 def answer_greedily(student: Student) -> AnswerGreedily:
@@ -73,6 +102,14 @@ def _text(request: SampleRequest, completion: object) -> str:
     return completion.text
 
 
+def describe_divergence(divergence: Divergence) -> str:
+    """Return how far two models are apart, for a person."""
+    return (
+        f"mean KL {divergence.mean_kl:.2g}, same top token on {divergence.same_top} of {divergence.clear_positions} "
+        f"positions outside near-ties ({divergence.positions} in all)"
+    )
+
+
 def describe_fidelity(result: FidelityResult) -> list[str]:
     """Return what the comparison showed, in lines for a person."""
     other = result.prompts - result.greedy_equal - result.near_ties
@@ -81,6 +118,11 @@ def describe_fidelity(result: FidelityResult) -> list[str]:
         f"{result.near_ties} differ at a near-tie (< {result.near_tie_logits} logits), {other} otherwise",
         f"without the adapter {result.without_adapter_equal} of {result.prompts} are equal",
     ]
+    if result.divergence is not None:
+        bound = " (no bound: the base GGUF is quantized)" if result.is_base_quantized else ""
+        lines.append(f"logits, llama.cpp against torch: {describe_divergence(result.divergence)}{bound}")
+    if result.without_adapter is not None:
+        lines.append(f"without the adapter: {describe_divergence(result.without_adapter)}")
     if result.nf4_greedy_equal is not None:
         lines.append(
             f"the NF4 model as trained: {result.nf4_greedy_equal} of {result.prompts} equal, "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from lema_local.errors import PromptError
 from lema_local.students.base import Completion, DecodeSettings, Prompt, PromptStyle, Refusal, SampleRequest
@@ -129,6 +130,12 @@ class LlamaStudent:
         # A template that writes the start token itself must not get a second one.
         has_start = is_chat and bool(self._model.start_text) and text.startswith(self._model.start_text)
         return self._model.tokenize(text, add_special=not has_start, parse_special=is_chat)
+
+    def logits(self, texts: Iterable[Sequence[int]]) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield for each text, as token ids, the logits after each of its tokens: float32 [tokens, vocabulary]."""
+        from lema_local.students.logits import read_logits
+
+        return read_logits(self._model, texts, adapters=self._adapters, threads=self._options.threads)
 
     def token_text(self, token: int) -> str:
         """Return how one token is written."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,6 +17,12 @@ TokenizePrompt = Callable[[Any], Sequence[int]]
 """The token ids, BOS included, that the student decodes for a prompt: text, or chat messages ({"role", "content"},)."""
 AnswerGreedily = Callable[[Sequence[str], int], Sequence[str]]
 """(prompts, max_tokens) -> what a student writes at temperature 0 to each, in their order."""
+ReadLogits = Callable[[Iterable[Sequence[int]]], Iterator[Any]]
+"""Token ids of texts -> for each text the logits after each of its tokens: float32 [tokens, vocabulary]."""
+MAX_MEAN_KL = 1e-3
+"""Nats per position between the trained adapter in torch and the exported one in llama.cpp, on a 16-bit base."""
+MIN_SAME_TOP = 0.99
+"""Share of positions outside near-ties where both prefer the same token."""
 
 
 class TrainSettings(BaseModel):
@@ -132,13 +138,52 @@ class ExportResult:
 
 
 @dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What was written into a merged GGUF."""
+
+    path: Path
+    merged: int
+    """Matrices that the adapter changed."""
+    scale: float
+    bytes: int
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """How far a model is from the trained one, over all positions of prompts and answers."""
+
+    positions: int
+    mean_kl: float
+    """KL(trained || other) per position, nats."""
+    max_kl: float
+    clear_positions: int
+    """Positions that are no near-tie: the trained model's two best logits are further apart."""
+    same_top: int
+    """Clear positions where both prefer the same token."""
+
+    @property
+    def is_within_bound(self) -> bool:
+        """True where the two are one model for every practical purpose."""
+        return self.mean_kl < MAX_MEAN_KL and self.same_top >= MIN_SAME_TOP * self.clear_positions
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A student as llama.cpp runs it, as far as a comparison needs it."""
+
+    answer: AnswerGreedily
+    logits: ReadLogits | None = None
+    """None where it cannot tell them: a student behind an endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
 class FidelityResult:
-    """Is the exported student the trained one? Greedy answers: llama.cpp against torch."""
+    """Is the exported student the trained one? llama.cpp against torch (the unquantized base in float32)."""
 
     prompts: int
     greedy_equal: int
-    """Prompts answered with the same text by base GGUF + adapter GGUF and by the adapter on the unquantized base
-    in torch (float32)."""
+    """Prompts answered with the same text by base GGUF + adapter GGUF and by the adapter in torch."""
     near_ties: int
     """Prompts answered differently where at the first difference llama.cpp took torch's runner-up and torch's two
     best logits are less than `near_tie_logits` apart."""
@@ -152,11 +197,20 @@ class FidelityResult:
     """The control: prompts answered the same by the base GGUF without the adapter."""
     differences: Sequence[dict[str, str]] = ()
     """{"prompt", "torch", "gguf", "reason"} of every prompt that is answered differently."""
+    divergence: Divergence | None = None
+    """Of base GGUF + adapter GGUF from torch; None where the student cannot tell its logits."""
+    without_adapter: Divergence | None = None
+    """The control: of the base GGUF alone."""
+    is_base_quantized: bool = False
+    """The GGUF's weights are not those that torch computes with: the divergence is reported without a bound."""
+    answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By student (`trained`, `adapter on GGUF`, `merged f16`, ...): its answer to each prompt."""
 
     @property
     def is_same_student(self) -> bool:
-        """True where every difference is a near-tie."""
-        return self.greedy_equal + self.near_ties == self.prompts
+        """True where every different answer is a near-tie, and the logits agree where they have to."""
+        is_close = self.divergence is None or self.is_base_quantized or self.divergence.is_within_bound
+        return self.greedy_equal + self.near_ties == self.prompts and is_close
 
     @property
     def is_adapter_noticed(self) -> bool:
@@ -200,13 +254,35 @@ class Trainer(Protocol):
             InputError: If the adapter cannot be expressed in GGUF or belongs to another base.
         """
 
+    def merge(self, adapter_dir: Path, out_path: Path) -> MergeResult:
+        """Write the base GGUF with the adapter merged into its weights, unquantized.
+
+        Raises:
+            InputError: As for `export`; also if the base has a type that cannot be dequantized.
+            LemaError: If the disk has no room.
+        """
+
     def check_fidelity(
         self,
         adapter_dir: Path,
         prompts: Sequence[str],
         *,
-        with_adapter: AnswerGreedily,
-        without_adapter: AnswerGreedily,
+        with_adapter: Exported,
+        without_adapter: Exported,
+        others: Mapping[str, AnswerGreedily],
         max_tokens: int,
     ) -> FidelityResult:
-        """Compare what llama.cpp writes with the adapter in torch."""
+        """Compare what llama.cpp writes and expects with the adapter in torch.
+
+        Args:
+            adapter_dir: The adapter as trained.
+            prompts: What is answered.
+            with_adapter: Base GGUF + adapter GGUF.
+            without_adapter: The base GGUF alone: the control.
+            others: Further forms of the exported student (merged ones), by name: only their answers are taken.
+            max_tokens: Of each answer.
+
+        Raises:
+            InputError: If there is no prompt.
+            BackendError: If a model or the adapter does not load.
+        """

@@ -25,7 +25,7 @@ from lema_local.training.bases import FACTS_NAME
 from lema_local.training.gguf_files import GgufFacts, read_gguf_facts
 from lema_local.training.libraries import require_training_libraries
 
-SUPPORTED = frozenset({"llama", "qwen2"})
+SUPPORTED = frozenset({"llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3"})
 """GGUF architectures whose export is proved by tests; Mistral models are `llama` in GGUF."""
 ROTATED = frozenset({"llama"})
 """Architectures whose q and k rows llama.cpp wants in another order than Hugging Face has them."""
@@ -33,7 +33,7 @@ LORA_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(
 
 
 @dataclass(frozen=True, slots=True)
-class _Lora:
+class Lora:
     """The low-rank pair of one matrix."""
 
     name: str
@@ -42,6 +42,20 @@ class _Lora:
     """float32 [rank, in]"""
     b: Any
     """float32 [out, rank]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter as llama.cpp computes with it."""
+
+    facts: GgufFacts
+    """Of the base that it goes with."""
+    loras: list[Lora]
+    rank: int
+    scale: float
+    """What B A is multiplied by."""
+    notes: tuple[str, ...]
+    """What a user should know about adapter and base."""
 
 
 def export_adapter(adapter_dir: Path, base_gguf: Path, out_path: Path) -> ExportResult:
@@ -53,17 +67,31 @@ def export_adapter(adapter_dir: Path, base_gguf: Path, out_path: Path) -> Export
         LemaError: If the file cannot be written; no half file is left under its name.
     """
     require_training_libraries()
+    adapter = read_adapter(adapter_dir, base_gguf)
+    _write(out_path, adapter)
+    return ExportResult(
+        path=out_path, tensors=2 * len(adapter.loras), scale=adapter.scale, bytes=out_path.stat().st_size,
+        sha256=hash_file(out_path), notes=adapter.notes,
+    )  # fmt: skip
+
+
+def read_adapter(adapter_dir: Path, base_gguf: Path) -> Adapter:
+    """Return the adapter in `adapter_dir` in the terms of `base_gguf`: its names, its order of rows, its shapes.
+
+    Raises:
+        InputError: If the adapter is missing, cannot be expressed in GGUF, or does not fit the base.
+    """
     facts = read_gguf_facts(base_gguf)
     config = _read_config(adapter_dir)
     _check_supported(facts, config, adapter_dir)
-    pairs = list(_read_pairs(adapter_dir, facts))
     rank = int(config["r"])
-    scale = _scale(config, rank)
-    _write(out_path, facts, pairs, alpha=scale * rank)
-    return ExportResult(
-        path=out_path, tensors=2 * len(pairs), scale=scale, bytes=out_path.stat().st_size,
-        sha256=hash_file(out_path), notes=_notes(adapter_dir, base_gguf),
-    )  # fmt: skip
+    return Adapter(
+        facts,
+        list(_read_pairs(adapter_dir, facts)),
+        rank,
+        _scale(config, rank),
+        _notes(adapter_dir, base_gguf),
+    )
 
 
 def _read_config(adapter_dir: Path) -> dict[str, Any]:
@@ -112,7 +140,7 @@ def _scale(config: dict[str, Any], rank: int) -> float:
     return float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _read_pairs(adapter_dir: Path, facts: GgufFacts) -> Iterator[_Lora]:
+def _read_pairs(adapter_dir: Path, facts: GgufFacts) -> Iterator[Lora]:
     """Yield every adapted matrix under its name in GGUF, in llama.cpp's row order, its shape checked."""
     sides: dict[str, dict[str, Any]] = {}
     for key, tensor in _load_tensors(adapter_dir).items():
@@ -124,7 +152,7 @@ def _read_pairs(adapter_dir: Path, facts: GgufFacts) -> Iterator[_Lora]:
         name = _gguf_name(module, facts, adapter_dir)
         b = _permute_rows(pair["B"], _rotated_heads(name, facts))
         _check_shape(name, pair["A"], b, facts, adapter_dir)
-        yield _Lora(name, pair["A"], b)
+        yield Lora(name, pair["A"], b)
 
 
 def _load_tensors(adapter_dir: Path) -> dict[str, Any]:
@@ -145,7 +173,8 @@ def _gguf_name(module: str, facts: GgufFacts, adapter_dir: Path) -> str:
 
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == facts.architecture)
     names = gguf.get_tensor_name_map(architecture, facts.layers)
-    name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
+    text_module = module.replace("model.language_model.", "model.")  # of a model that also sees pictures
+    name = names.get_name(f"{text_module}.weight", try_suffixes=(".weight",))
     if name is None:
         raise _refusal(
             adapter_dir,
@@ -189,18 +218,18 @@ def _check_shape(name: str, a: Any, b: Any, facts: GgufFacts, adapter_dir: Path)
         )
 
 
-def _write(path: Path, facts: GgufFacts, pairs: list[_Lora], *, alpha: float) -> None:
+def _write(path: Path, adapter: Adapter) -> None:
     """Write under another name and rename."""
     import gguf
 
     partial = path.with_name(path.name + ".partial")
     with told_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = gguf.GGUFWriter(partial, facts.architecture)
+        writer = gguf.GGUFWriter(partial, adapter.facts.architecture)
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-        for pair in pairs:
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter.scale * adapter.rank)
+        for pair in adapter.loras:
             writer.add_tensor(f"{pair.name}.lora_a", pair.a)
             writer.add_tensor(f"{pair.name}.lora_b", pair.b)
         writer.write_header_to_file()

@@ -1,21 +1,23 @@
-"""Is the exported student the one that was trained? Greedy answers of llama.cpp against torch.
+"""Is the exported student the one that was trained? Logits and greedy answers of llama.cpp against torch.
 
-llama.cpp runs base GGUF + adapter GGUF; torch runs the adapter on the unquantized base in float32. Where the two
-write different texts, the first difference must be a near-tie: llama.cpp took torch's runner-up, and torch's two
-best logits were close. The NF4 model as trained is compared too, and without the adapter nothing may agree.
+llama.cpp runs base GGUF + adapter GGUF; torch runs the adapter on the unquantized base in float32. The logits after
+every token of prompts and answers are compared. Where the two write different texts, the first difference must be a
+near-tie: llama.cpp took torch's runner-up, and torch's two best logits were close. The NF4 model as trained is
+compared too, and without the adapter nothing may agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from lema_local.errors import InputError
-from lema_local.training.base import AnswerGreedily, FidelityResult, TrainSettings
+from lema_local.training.base import AnswerGreedily, Divergence, Exported, FidelityResult, TrainSettings
 from lema_local.training.bases import Base
+from lema_local.training.divergence import DivergenceMeter
 from lema_local.training.libraries import quiet_libraries
 from lema_local.training.models import Compute, choose_compute, load_adapter, load_nf4, load_plain
 from lema_local.training.tokens import Encoder
@@ -26,6 +28,8 @@ the weights, which moves logits of a 16-bit model by some hundredths."""
 NEAR_TIE_LOGITS_QUANTIZED = 0.5
 """The same where the base GGUF is quantized: activations are rounded to 8 bits. Measured with a student of 2.6M
 parameters, 60 answers each at Q8_0 and Q4_0: six runner-ups were taken, at gaps of up to 0.26."""
+TRAINED, ADAPTED = "trained", "adapter on GGUF"
+"""Names of students in `FidelityResult.answers`."""
 BATCH = 8
 KL_POSITIONS = 512
 """Answer positions over which NF4 is compared: so many rows of logits are kept."""
@@ -44,42 +48,49 @@ class GreedyAnswer:
     """Logit of the best minus that of the second best, at the same positions."""
 
 
+@dataclass(frozen=True, slots=True)
+class _InTorch:
+    """What torch says."""
+
+    answers: list[GreedyAnswer]
+    nf4_equal: int | None
+    nf4_kl: float | None
+    divergence: Divergence | None
+    without_adapter: Divergence | None
+
+
 def compare_students(
     base: Base,
     adapter_dir: Path,
     prompts: Sequence[str],
     settings: TrainSettings,
     *,
-    with_adapter: AnswerGreedily,
-    without_adapter: AnswerGreedily,
+    with_adapter: Exported,
+    without_adapter: Exported,
+    others: Mapping[str, AnswerGreedily],
     max_tokens: int,
-    near_tie_logits: float = NEAR_TIE_LOGITS,
+    is_base_quantized: bool = False,
 ) -> FidelityResult:
-    """Answer each prompt in torch and in llama.cpp and compare.
-
-    Raises:
-        InputError: If there is no prompt.
-        BackendError: If a model or the adapter does not load.
-    """
+    """Answer each prompt in torch and in llama.cpp and compare; see `Trainer.check_fidelity`."""
     if not prompts:
         raise InputError("no prompts to compare the exported student on", hint="give some questions")
     encoder = Encoder(base, settings.prompt_style)
-    plain = Compute(choose_compute().device, "float32")
+    near_tie_logits = NEAR_TIE_LOGITS_QUANTIZED if is_base_quantized else NEAR_TIE_LOGITS
     with quiet_libraries():
-        reference, nf4_equal, nf4_kl = _answer_in_torch(
-            base, adapter_dir, encoder, prompts, settings, plain, max_tokens
+        found = _compute_in_torch(
+            base, adapter_dir, encoder, prompts, settings, (with_adapter, without_adapter), max_tokens
         )
-    exported = [whole_characters(text) for text in with_adapter(prompts, max_tokens)]
-    bare = [whole_characters(text) for text in without_adapter(prompts, max_tokens)]
-    texts = [_text(encoder, answer.ids) for answer in reference]
+    texts = [_text(encoder, answer.ids) for answer in found.answers]
+    exported = [whole_characters(text) for text in with_adapter.answer(prompts, max_tokens)]
+    bare = [whole_characters(text) for text in without_adapter.answer(prompts, max_tokens)]
     differences = [
         {
             "prompt": prompt,
             "torch": ours,
             "gguf": theirs,
-            "reason": explain_difference(encoder, answer, theirs),
+            "reason": explain_difference(encoder, answer, theirs, near_tie_logits),
         }
-        for prompt, answer, ours, theirs in zip(prompts, reference, texts, exported, strict=True)
+        for prompt, answer, ours, theirs in zip(prompts, found.answers, texts, exported, strict=True)
         if ours != theirs
     ]
     return FidelityResult(
@@ -87,10 +98,18 @@ def compare_students(
         greedy_equal=len(prompts) - len(differences),
         near_ties=sum(difference["reason"] == "near-tie" for difference in differences),
         near_tie_logits=near_tie_logits,
-        nf4_greedy_equal=nf4_equal,
-        nf4_mean_kl=nf4_kl,
+        nf4_greedy_equal=found.nf4_equal,
+        nf4_mean_kl=found.nf4_kl,
         without_adapter_equal=sum(ours == theirs for ours, theirs in zip(texts, bare, strict=True)),
         differences=tuple(differences),
+        divergence=found.divergence,
+        without_adapter=found.without_adapter,
+        is_base_quantized=is_base_quantized,
+        answers={
+            TRAINED: texts,
+            ADAPTED: exported,
+            **{name: list(answer(prompts, max_tokens)) for name, answer in others.items()},
+        },
     )
 
 
@@ -127,28 +146,44 @@ def _text(encoder: Encoder, ids: Sequence[int]) -> str:
     return whole_characters(encoder.decode(ids))
 
 
-def _answer_in_torch(
+def _compute_in_torch(
     base: Base,
     adapter_dir: Path,
     encoder: Encoder,
     prompts: Sequence[str],
     settings: TrainSettings,
-    plain: Compute,
+    exported: tuple[Exported, Exported],
     max_tokens: int,
-) -> tuple[list[GreedyAnswer], int | None, float | None]:
-    """Return the unquantized model's answers, and for QLoRA how many NF4 answers are equal and the mean KL."""
+) -> _InTorch:
+    """Return the unquantized model's answers, how far the exported ones are from it, and for QLoRA the NF4 model."""
     stop_ids = base.facts.stop_ids
+    plain = Compute(choose_compute().device, "float32")
     model = load_adapter(load_plain(base.folder, plain), adapter_dir)
-    reference = answer_greedily(model, encoder, prompts, stop_ids, max_tokens)
+    answers = answer_greedily(model, encoder, prompts, stop_ids, max_tokens)
+    divergence, without = (_measure_divergence(model, answers, one) for one in exported)
     if settings.method != "qlora":
-        return reference, None, None
-    compared = _first_positions(reference, KL_POSITIONS)
+        return _InTorch(answers, None, None, divergence, without)
+    compared = _first_positions(answers, KL_POSITIONS)
     expected = [position_logits(model, answer) for answer in compared]
     del model
     nf4 = load_adapter(load_nf4(base.folder, plain), adapter_dir)
-    answers = answer_greedily(nf4, encoder, prompts, stop_ids, max_tokens)
-    equal = sum(ours.ids == theirs.ids for ours, theirs in zip(reference, answers, strict=True))
-    return reference, equal, _mean_kl(expected, [position_logits(nf4, answer) for answer in compared])
+    nf4_answers = answer_greedily(nf4, encoder, prompts, stop_ids, max_tokens)
+    meter = DivergenceMeter(NEAR_TIE_LOGITS)
+    for answer, logits in zip(compared, expected, strict=True):
+        meter.add(logits, position_logits(nf4, answer))
+    equal = sum(ours.ids == theirs.ids for ours, theirs in zip(answers, nf4_answers, strict=True))
+    return _InTorch(answers, equal, meter.result().mean_kl, divergence, without)
+
+
+def _measure_divergence(model: Any, answers: Sequence[GreedyAnswer], exported: Exported) -> Divergence | None:
+    """Compare the logits after every token of prompts and answers; None where the exported student tells none."""
+    if exported.logits is None:
+        return None
+    meter = DivergenceMeter(NEAR_TIE_LOGITS)
+    texts = [[*answer.prompt_ids, *answer.ids] for answer in answers]
+    for ids, found in zip(texts, exported.logits(texts), strict=True):
+        meter.add(text_logits(model, ids).cpu(), found)
+    return meter.result()
 
 
 def _first_positions(answers: Sequence[GreedyAnswer], limit: int) -> list[GreedyAnswer]:
@@ -219,20 +254,15 @@ def _one_answer(
     return GreedyAnswer(prompt, firsts[:end], [pair[1] for pair in best[seen]], gaps)
 
 
+def text_logits(model: Any, ids: Sequence[int]) -> Any:
+    """Return the logits after every token of a text: float32 [tokens, vocabulary]."""
+    import torch
+
+    tokens = torch.tensor([list(ids)], device=next(model.parameters()).device)
+    with torch.inference_mode():
+        return model(input_ids=tokens, use_cache=False).logits[0].float()
+
+
 def position_logits(model: Any, answer: GreedyAnswer) -> Any:
     """Return the logits [positions, vocabulary] of an answer, the position after its last token included."""
-    import torch
-
-    ids = torch.tensor([answer.prompt_ids + answer.ids], device=next(model.parameters()).device)
-    with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits[0]
-    return logits[len(answer.prompt_ids) - 1 :].float()
-
-
-def _mean_kl(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """Return KL(expected || found) per position, nats."""
-    import torch
-
-    p = torch.cat(list(expected)).log_softmax(-1)
-    q = torch.cat(list(found)).log_softmax(-1)
-    return float(torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum")) / len(p)
+    return text_logits(model, [*answer.prompt_ids, *answer.ids])[len(answer.prompt_ids) - 1 :]

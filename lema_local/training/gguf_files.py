@@ -58,7 +58,7 @@ def read_gguf_facts(path: Path) -> GgufFacts:
     Raises:
         InputError: If the file is missing, is no GGUF, or is no language model with a tokenizer.
     """
-    reader = _open(path)
+    reader = open_gguf(path)
     values = _Metadata(path, reader.fields)
     architecture = values.need("general.architecture")
     tokens = values.need("tokenizer.ggml.tokens")
@@ -85,7 +85,12 @@ def read_gguf_facts(path: Path) -> GgufFacts:
     )
 
 
-def _open(path: Path) -> Any:
+def open_gguf(path: Path) -> Any:
+    """Return gguf's reader of a file; the weights are mapped, not read.
+
+    Raises:
+        InputError: If the file is missing, damaged or no GGUF.
+    """
     import gguf
 
     if not path.is_file():

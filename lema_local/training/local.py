@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,10 @@ from lema_local.records import TrainingExample
 from lema_local.runs import fingerprint, library_versions, write_text
 from lema_local.training.base import (
     AnswerGreedily,
+    Exported,
     ExportResult,
     FidelityResult,
+    MergeResult,
     OnProgress,
     TokenizePrompt,
     TrainResult,
@@ -29,6 +31,7 @@ from lema_local.training.checkpoints import remove_checkpoints
 from lema_local.training.export import export_adapter
 from lema_local.training.gguf_files import UNQUANTIZED, read_gguf_facts
 from lema_local.training.libraries import require_training_libraries
+from lema_local.training.merge import merge_adapter
 from lema_local.training.models import Compute, choose_compute
 from lema_local.training.tokens import (
     EncodedExample,
@@ -148,25 +151,28 @@ class LocalTrainer:
         """Write the adapter as GGUF; see `Trainer.export`."""
         return export_adapter(adapter_dir, self._gguf(), out_path)
 
+    def merge(self, adapter_dir: Path, out_path: Path) -> MergeResult:
+        """Write base and adapter as one GGUF; see `Trainer.merge`."""
+        return merge_adapter(adapter_dir, self._gguf(), out_path)
+
     def check_fidelity(
         self,
         adapter_dir: Path,
         prompts: Sequence[str],
         *,
-        with_adapter: AnswerGreedily,
-        without_adapter: AnswerGreedily,
+        with_adapter: Exported,
+        without_adapter: Exported,
+        others: Mapping[str, AnswerGreedily],
         max_tokens: int,
     ) -> FidelityResult:
         """Compare the exported student with the trained one; see `Trainer.check_fidelity`."""
-        from lema_local.training.fidelity import NEAR_TIE_LOGITS, NEAR_TIE_LOGITS_QUANTIZED, compare_students
+        from lema_local.training.fidelity import compare_students
 
-        is_plain = read_gguf_facts(self._gguf()).main_type in UNQUANTIZED
         record = read_training_record(adapter_dir)
-        settings = record.settings if record else TrainSettings()
         return compare_students(
-            self.base, adapter_dir, prompts, settings, with_adapter=with_adapter, without_adapter=without_adapter,
-            max_tokens=max_tokens,
-            near_tie_logits=NEAR_TIE_LOGITS if is_plain else NEAR_TIE_LOGITS_QUANTIZED,
+            self.base, adapter_dir, prompts, record.settings if record else TrainSettings(),
+            with_adapter=with_adapter, without_adapter=without_adapter, others=others, max_tokens=max_tokens,
+            is_base_quantized=read_gguf_facts(self._gguf()).main_type not in UNQUANTIZED,
         )  # fmt: skip
 
     def _gguf(self) -> Path:

@@ -89,7 +89,7 @@ def _load(folder: Path, compute: Compute, **options: Any) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, compute.dtype), device_map={"": compute.device}, local_files_only=True,
-            attn_implementation="sdpa", **options,
+            **options,
         )  # fmt: skip
     except ImportError as err:
         raise BackendUnavailable(f"the base in {folder} cannot be loaded: {err}", hint="lema doctor") from err

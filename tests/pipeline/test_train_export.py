@@ -1,7 +1,6 @@
 """Training and export with the real parts: bitsandbytes, TRL and llama.cpp, on tiny random models.
 
-For each family an adapter is trained until it matters, goes through GGUF into llama.cpp, and is the same student
-there; leaving out the adapter, or the order of its rows, is noticed.
+From a GGUF, by QLoRA, back into GGUF; every family of models stands in test_families.py.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from lema_local.stages.train import describe_training, train_arm
 from lema_local.students import open_student
 from lema_local.training.base import FidelityResult, TrainResult, TrainSettings
 from lema_local.training.checkpoints import LogLine
-from lema_local.training.libraries import quiet_libraries
 from lema_local.training.local import LocalTrainer, read_training_record
 
 QUICK = TrainSettings(
@@ -65,7 +63,7 @@ class Trained:
     adapter_gguf: Path
 
 
-@pytest.fixture(scope="module", params=["llama", "llama tied", "qwen2", "qwen2 tied"])
+@pytest.fixture(scope="module", params=["llama", "qwen2 tied"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     family, _, tied = request.param.partition(" ")
     folder = tmp_path_factory.mktemp(family)
@@ -96,68 +94,23 @@ def _compare(trained: Trained, adapter_gguf: Path | None) -> FidelityResult:
 def test_training_matters_and_the_export_is_the_same_student(trained: Trained) -> None:
     losses = _losses(trained.result.adapter_dir.parent)
     assert losses[-1] < 0.5 * losses[0]
-    assert _kl_from_base(trained) > 0.1
     fidelity = _compare(trained, trained.adapter_gguf)
-    assert fidelity.is_same_student, fidelity.differences
+    assert fidelity.is_same_student, describe_fidelity(fidelity)
+    assert fidelity.without_adapter is not None
+    assert fidelity.without_adapter.mean_kl > 0.1
     assert fidelity.greedy_equal >= len(PROMPTS) - 2
     assert fidelity.without_adapter_equal <= len(PROMPTS) // 2
     assert fidelity.nf4_greedy_equal is not None
     assert fidelity.nf4_mean_kl is not None
     assert 0 < fidelity.nf4_mean_kl < 5
-    assert describe_fidelity(fidelity)
+    assert list(fidelity.answers) == ["trained", "adapter on GGUF"]
 
 
 def test_leaving_the_adapter_out_is_noticed(trained: Trained) -> None:
     fidelity = _compare(trained, None)
     assert not fidelity.is_same_student
-    assert not fidelity.is_adapter_noticed or fidelity.without_adapter_equal < len(PROMPTS)
-
-
-def test_leaving_out_the_order_of_rows_is_noticed(trained: Trained, tmp_path: Path) -> None:
-    if trained.trainer.base.facts.architecture != "llama":
-        pytest.skip("the rows of this family stay in their order")
-    wrong = _without_permutation(trained.adapter_gguf, tmp_path / "wrong.gguf")
-    assert not _compare(trained, wrong).is_same_student
-
-
-def _kl_from_base(trained: Trained) -> float:
-    import torch
-
-    from lema_local.training.models import Compute, load_adapter, load_plain
-
-    folder, ids = trained.trainer.base.folder, torch.arange(2, 60)[None]
-    cpu = Compute("cpu", "float32")
-    with quiet_libraries(), torch.no_grad():
-        base = load_plain(folder, cpu)(input_ids=ids).logits.log_softmax(-1)
-        adapted = load_adapter(load_plain(folder, cpu), trained.result.adapter_dir)
-        tuned = adapted(input_ids=ids).logits.log_softmax(-1)
-    return float((tuned.exp() * (tuned - base)).sum(-1).mean())
-
-
-def _without_permutation(adapter: Path, to: Path) -> Path:
-    """Write the adapter again with the rows of q and k as Hugging Face has them."""
-    import gguf
-
-    reader = gguf.GGUFReader(adapter)
-    writer = gguf.GGUFWriter(to, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(reader.fields["adapter.lora.alpha"].contents()))
-    for tensor in reader.tensors:
-        values = np.array(tensor.data)
-        if tensor.name.endswith(("attn_q.weight.lora_b", "attn_k.weight.lora_b")):
-            heads = 4 if "attn_q" in tensor.name else 2
-            rows, rank = values.shape
-            values = values.reshape(heads, rows // heads // 2, 2, rank).swapaxes(1, 2).reshape(rows, rank)
-        writer.add_tensor(tensor.name, values)
-    for step in (
-        writer.write_header_to_file,
-        writer.write_kv_data_to_file,
-        writer.write_tensors_to_file,
-        writer.close,
-    ):
-        step()
-    return to
+    assert fidelity.divergence is not None
+    assert not fidelity.divergence.is_within_bound
 
 
 def test_packed_padded_and_micro_batches_give_the_same_losses(pair: Pair, tmp_path: Path) -> None:
@@ -181,7 +134,6 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tiny_hf import make_examples
 from lema_local.training.base import TrainSettings
-from lema_local.training.libraries import quiet_libraries
 from lema_local.training.local import LocalTrainer
 
 def kill_at_5(step, steps, values):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_hf import write_pair
 
-from lema_local.training.base import FidelityResult
+from lema_local.training.base import Divergence, FidelityResult
 from lema_local.training.bases import open_base
+from lema_local.training.divergence import DivergenceMeter
 from lema_local.training.fidelity import (
     GreedyAnswer,
     answer_greedily,
@@ -74,6 +75,43 @@ def test_result_is_the_same_student_only_without_other_differences() -> None:
     assert not result(18, 1, 0).is_same_student
     assert result(20, 0, 3).is_adapter_noticed
     assert not result(20, 0, 20).is_adapter_noticed
+
+
+def _divergence(mean_kl: float, same_top: int) -> Divergence:
+    return Divergence(positions=200, mean_kl=mean_kl, max_kl=1.0, clear_positions=100, same_top=same_top)
+
+
+@pytest.mark.parametrize(
+    ("mean_kl", "same_top", "is_within"), [(9e-4, 99, True), (1.1e-3, 100, False), (1e-6, 98, False)]
+)
+def test_logits_decide_unless_the_base_is_quantized(mean_kl: float, same_top: int, is_within: bool) -> None:
+    divergence = _divergence(mean_kl, same_top)
+    assert divergence.is_within_bound is is_within
+    for is_quantized in (False, True):
+        result = FidelityResult(
+            prompts=20, greedy_equal=20, near_ties=0, near_tie_logits=0.1, nf4_greedy_equal=None,
+            nf4_mean_kl=None, without_adapter_equal=0, divergence=divergence, is_base_quantized=is_quantized,
+        )  # fmt: skip
+        assert result.is_same_student is (is_within or is_quantized)
+
+
+def test_divergence_is_the_mean_over_all_positions_of_all_texts() -> None:
+    import torch
+
+    def logits(*shares: float) -> list[float]:
+        return torch.tensor(shares).log().tolist()
+
+    expected = torch.tensor([logits(0.5, 0.3, 0.2), logits(0.34, 0.33, 0.33)])
+    found = torch.tensor([logits(0.25, 0.55, 0.2), logits(0.33, 0.34, 0.33)])
+    meter = DivergenceMeter(near_tie_logits=0.1)
+    meter.add(expected, found)
+    meter.add(expected[:1], expected[:1])
+    result = meter.result()
+    kls = [float((p.softmax(-1) * (p - q)).sum()) for p, q in zip(expected, found, strict=True)]
+    assert result.mean_kl == pytest.approx(sum(kls) / 3, abs=1e-6)
+    assert result.max_kl == pytest.approx(kls[0], abs=1e-6)
+    # The second position is a near-tie; of the two clear ones the first has another best token.
+    assert (result.positions, result.clear_positions, result.same_top) == (3, 2, 1)
 
 
 def test_torch_answers_by_raw_logits_whatever_the_batch(tmp_path: Path) -> None:
