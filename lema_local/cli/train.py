@@ -183,7 +183,8 @@ def _export(adapter_dir: Path, base_gguf: Path, out_path: Path) -> dict[str, Any
 def _merge(adapter_dir: Path, base_gguf: Path, out_path: Path, kind: str) -> dict[str, Any]:
     from lema_local.stages.export import write_merged
     from lema_local.students.inspection import requantize_gguf
-    from lema_local.training.merge import check_not_base, merge_adapter
+    from lema_local.training.export import check_not_base
+    from lema_local.training.merge import merge_adapter
 
     check_not_base(out_path, base_gguf)
     merged = write_merged(

@@ -67,12 +67,23 @@ def export_adapter(adapter_dir: Path, base_gguf: Path, out_path: Path) -> Export
         LemaError: If the file cannot be written; no half file is left under its name.
     """
     require_training_libraries()
+    check_not_base(out_path, base_gguf)
     adapter = read_adapter(adapter_dir, base_gguf)
     _write(out_path, adapter)
     return ExportResult(
         path=out_path, tensors=2 * len(adapter.loras), scale=adapter.scale, bytes=out_path.stat().st_size,
         sha256=hash_file(out_path), notes=adapter.notes,
     )  # fmt: skip
+
+
+def check_not_base(out_path: Path, base_gguf: Path) -> None:
+    """Stop before the base is written over.
+
+    Raises:
+        InputError: If both are one file.
+    """
+    if out_path.exists() and out_path.samefile(base_gguf):
+        raise InputError(f"{out_path} is the base itself", hint="give another --out")
 
 
 def read_adapter(adapter_dir: Path, base_gguf: Path) -> Adapter:

@@ -20,7 +20,7 @@ from typing import IO, Any
 from lema_local.errors import InputError, LemaError
 from lema_local.jsonl import finish, told_disk_errors
 from lema_local.training.base import MergeResult
-from lema_local.training.export import Lora, read_adapter
+from lema_local.training.export import Lora, check_not_base, read_adapter
 from lema_local.training.gguf_files import open_gguf
 from lema_local.training.libraries import require_training_libraries
 
@@ -69,16 +69,6 @@ def merge_adapter(adapter_dir: Path, base_gguf: Path, out_path: Path) -> MergeRe
     finally:
         partial.unlink(missing_ok=True)
     return MergeResult(out_path, len(loras), adapter.scale, out_path.stat().st_size, adapter.notes)
-
-
-def check_not_base(out_path: Path, base_gguf: Path) -> None:
-    """Stop before the base is written over.
-
-    Raises:
-        InputError: If both are one file.
-    """
-    if out_path.exists() and out_path.samefile(base_gguf):
-        raise InputError(f"{out_path} is the base itself", hint="give another --out")
 
 
 def check_room(path: Path, needed: int) -> None:
