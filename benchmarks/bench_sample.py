@@ -35,11 +35,11 @@ from tiny_gguf import TinyModel, write_model
 
 from lema_local.records import Question
 from lema_local.students import llamacpp
-from lema_local.students.base import Completion, DecodeSettings, SampleRequest
+from lema_local.students.base import Completion, DecodeSettings, EngineOptions, SampleRequest
 from lema_local.students.decoder import Decoder, Layout
 from lema_local.students.endpoint import EndpointStudent
 from lema_local.students.inspection import requantize_gguf
-from lema_local.students.layout import EngineOptions, physical_cores
+from lema_local.students.layout import physical_cores
 from lema_local.students.llamacpp import LlamaStudent
 from lema_local.students.model import Model
 from lema_local.students.native import library
@@ -204,14 +204,14 @@ def time_server(path: Path, requests: list[SampleRequest]) -> float | None:
     binary = os.environ.get("LLAMA_SERVER")
     if not binary:
         return None
-    return max(time_server_with(binary, path, requests, slots) for slots in (4, 8, 16, 32))
+    return max(time_server_with(binary, path, requests, slots) for slots in (4, 8, 16))
 
 
 def time_server_with(binary: str, path: Path, requests: list[SampleRequest], slots: int) -> float:
     with running_server(binary, path, requests, slots) as url:
         student = EndpointStudent("bench", url, prompt_style="completion", concurrency=slots)
         list(student.complete_many(requests[:1], DRAWN))
-        part = requests[: max(4 * slots, 32)]
+        part = requests[: max(2 * slots, 24)]
         began = time.perf_counter()
         results = [result for _, result in student.complete_many(part, DRAWN)]
         seconds = time.perf_counter() - began

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from lema_local.records import (
 )
 from lema_local.resuming import ResumedFile
 from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, fingerprint, write_text
-from lema_local.sampling import predict_into_file, sample_into_file
+from lema_local.sampling import SampleWatch, predict_into_file, sample_into_file
 from lema_local.stage_runner import STAGES, Outcome, Show, StageRunner, Work, save_chosen
 from lema_local.stages.augment import augment_rationales
 from lema_local.stages.build import build_arms, count_examples
@@ -42,12 +42,13 @@ from lema_local.stages.evaluate import score_predictions
 from lema_local.stages.export import check_exported, describe_divergence
 from lema_local.stages.filter import filter_corrections
 from lema_local.stages.questions import check_disjoint, check_gold_answers
-from lema_local.stages.sample import greedy_settings, summarize_paths
+from lema_local.stages.sample import greedy_settings
 from lema_local.students.base import PromptStyle, Student
 from lema_local.teachers import prompt_for
 from lema_local.training.base import FidelityResult, Trainer, TrainSettings
 from lema_local.wiring import (
     REFERENCE,
+    LentStudents,
     base_identity,
     load_source,
     open_run_desk,
@@ -148,37 +149,35 @@ class Pipeline:
         """Sample reasoning paths of the training questions."""
         settings = self.recipe.sample
         prompt = load_cot_prompt(settings.prompt)
+        blocks = (self.recipe.student, *self.recipe.other_students)
+        others = [student_identity(block) for block in self.recipe.other_students]
         made_from = {
             "questions": self.runner.marks["train questions"],
             "student": self.student_identity,
+            **({"other_students": others} if others else {}),
             "prompt": prompt.fingerprint,
             "sample": settings_in_result(self.recipe, "sample"),
         }
 
         def work(folder: StageFolder, started: Manifest) -> Outcome:
             asked = self.questions["train"]
-            total = len(asked) * settings.samples_per_question
-            with (
-                self._student(folder=folder, started=started) as student,
-                self.show("sample", total) as update,
-            ):
-                verdicts = Counter[str]()
-
-                def note(paths: Sequence[ReasoningPath]) -> None:
-                    verdicts.update(path.verdict for path in paths)
-                    update(verdicts.total(), mistakes=verdicts["wrong"])
-
-                paths = sample_into_file(
+            lent = LentStudents(
+                blocks,
+                chosen=started.chosen.get("chosen"),
+                on_chosen=partial(save_chosen, folder, started),
+                tell=self.tell,
+            )
+            with self.show("sample", len(asked) * settings.samples_per_question * len(blocks)) as update:
+                sampled = sample_into_file(
                     folder.path / "paths.jsonl",
                     asked,
-                    student,
+                    lent.openers,
                     prompt,
                     settings,
-                    on_paths=note,
+                    on_paths=SampleWatch(update),
                     on_refusal=lambda question, why: self.tell(f"{question.id} is left out: {why}"),
                 )
-                chosen = student.describe()
-            return Outcome(counts=asdict(summarize_paths(paths)), chosen=chosen)
+            return Outcome(counts=sampled.summary.model_dump(), chosen=lent.described)
 
         self.runner.do("sample", made_from, work)
 

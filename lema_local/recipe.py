@@ -26,6 +26,7 @@ from lema_local.stages.correct import CorrectSettings
 from lema_local.stages.evaluate import EvaluateSettings
 from lema_local.stages.filter import FilterSettings
 from lema_local.stages.sample import SampleSettings
+from lema_local.students.base import EngineOptions, KvType
 from lema_local.teachers.secrets import mask_secrets
 from lema_local.training.base import TrainSettings
 
@@ -101,9 +102,28 @@ class StudentBlock(Block):
     threads: int | None = Field(default=None, ge=1)
     """None: the physical cores."""
     context_tokens: int | None = Field(default=None, ge=1)
-    """KV cells for all sequences together; None: chosen from free memory."""
+    """Longest sequence, prompt and new tokens together; None: what the model was trained on."""
     gpu_layers: int = Field(default=0, ge=-1)
     """Layers on the GPU; -1: all."""
+    kv_layout: Literal["auto", "unified", "streams"] = "auto"
+    """One pool of KV cells for all sequences, or a stream of cells each; `auto`: the faster one, by measurement."""
+    flash_attention: bool | None = None
+    """None: on."""
+    kv_type: KvType = "f16"
+    """How KV cells are kept; `q8_0` and `q4_0` take less memory and change the text a little."""
+
+    @property
+    def engine(self) -> EngineOptions:
+        """What is not to be chosen by the engine."""
+        return EngineOptions(
+            slots=self.slots,
+            threads=self.threads,
+            context_tokens=self.context_tokens,
+            gpu_layers=self.gpu_layers,
+            is_unified=None if self.kv_layout == "auto" else self.kv_layout == "unified",
+            has_flash_attention=self.flash_attention,
+            kv_type=self.kv_type,
+        )
 
 
 class TeacherBlock(Block):
@@ -174,6 +194,9 @@ class Recipe(Block):
     """Names the run's folder: runs/NAME."""
     questions: QuestionsBlock
     student: StudentBlock
+    """Who is taught: sampled, trained and evaluated."""
+    other_students: tuple[StudentBlock, ...] = ()
+    """Sampled as well, for their mistakes alone."""
     teacher: TeacherBlock = TeacherBlock()
     sample: SampleBlock = SampleBlock()
     correct: CorrectBlock = CorrectBlock()
@@ -187,7 +210,9 @@ class Recipe(Block):
 
 
 NOT_IN_RESULT: dict[str, frozenset[str]] = {
-    "student": frozenset({"slots", "threads", "context_tokens", "gpu_layers"}),
+    "student": frozenset(
+        {"slots", "threads", "context_tokens", "gpu_layers", "kv_layout", "flash_attention"}
+    ),
     "teacher": frozenset({"price_in", "price_out", "max_usd", "max_calls"}),
     "sample": frozenset(),
     "correct": frozenset({"concurrency", "timeout_s", "retries"}),

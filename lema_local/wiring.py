@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,8 @@ def student_identity(block: StudentBlock) -> dict[str, Any]:
     """Return what names a student in a fingerprint: its file's hash, or its name and endpoint."""
     if block.url is not None:
         return {"model": block.model, "url": block.url, "prompt_style": block.prompt_style}
-    return {"sha256": hash_file(student_path(block)), "prompt_style": block.prompt_style}
+    cells = {} if block.kv_type == "f16" else {"kv_type": block.kv_type}
+    return {"sha256": hash_file(student_path(block)), "prompt_style": block.prompt_style, **cells}
 
 
 def student_path(block: StudentBlock) -> Path:
@@ -72,7 +74,7 @@ def student_path(block: StudentBlock) -> Path:
 def open_run_student(
     block: StudentBlock,
     *,
-    adapter: Path | None = None,
+    adapter: Path | Sequence[tuple[Path, float]] | None = None,
     chosen: dict[str, Any] | None = None,
     on_chosen: Callable[[dict[str, Any]], None] | None = None,
 ) -> Student:
@@ -80,7 +82,7 @@ def open_run_student(
 
     Args:
         block: Which one, and how it is run.
-        adapter: A GGUF LoRA adapter over it.
+        adapter: A GGUF LoRA adapter over it, or several with their scales.
         chosen: What its engine chose at an earlier start, to be used again.
         on_chosen: Told what its engine chose, before anything is decoded.
     """
@@ -91,13 +93,66 @@ def open_run_student(
         url=block.url,
         adapter=adapter,
         prompt_style=block.prompt_style,
-        slots=block.slots,
-        threads=block.threads,
-        context_tokens=block.context_tokens,
-        gpu_layers=block.gpu_layers,
+        options=block.engine,
         chosen=chosen,
         on_chosen=on_chosen,
     )
+
+
+class LentStudents:
+    """Students that are sampled one after another: each is loaded when its turn comes, and closed after it.
+
+    Args:
+        blocks: Which ones.
+        adapters: (path, scale) of GGUF LoRA adapters over each.
+        chosen: What their engines chose at an earlier start, by `model`.
+        on_chosen: Told what they have chosen so far, before anything is decoded.
+        tell: Says one line to the user.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[StudentBlock],
+        *,
+        adapters: Sequence[tuple[Path, float]] = (),
+        chosen: Mapping[str, Any] | None = None,
+        on_chosen: Callable[[dict[str, Any]], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._tell = tell
+        self._adapters = tuple(adapters)
+        self._chosen = dict(chosen or {})
+        self._on_chosen = on_chosen
+        self.openers = [partial(self._lend, block) for block in blocks]
+        """What lends them, in order."""
+        self.described: dict[str, Any] = {}
+        """What was loaded and chosen, by `model`."""
+
+    @contextmanager
+    def _lend(self, block: StudentBlock) -> Iterator[Student]:
+        student = open_run_student(
+            block,
+            adapter=self._adapters,
+            chosen=self._chosen.get(block.model),
+            on_chosen=partial(self._keep, block.model),
+        )
+        try:
+            if block.url is None and block.gpu_layers == 0:
+                self._advise(student_path(block))
+            yield student
+            self.described[block.model] = student.describe()
+        finally:
+            student.close()
+
+    def _advise(self, path: Path) -> None:
+        from lema_local.students.inspection import advise_on_quantization
+
+        if advice := advise_on_quantization(path):
+            self._tell(advice)
+
+    def _keep(self, model: str, chosen: dict[str, Any]) -> None:
+        self._chosen[model] = chosen
+        self._on_chosen(dict(self._chosen))
 
 
 def teacher_identity(block: TeacherBlock) -> dict[str, Any]:

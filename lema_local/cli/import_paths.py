@@ -68,7 +68,7 @@ def import_paths(
     from lema_local.jsonl import write_records
     from lema_local.stages.import_paths import ImportFields
     from lema_local.stages.import_paths import import_paths as run_import
-    from lema_local.stages.sample import SampleSettings, finish_paths
+    from lema_local.stages.sample import SampleSettings, finish_paths, summarize_paths
 
     asked = load_questions(questions, mapping=parse_mapping(mapping))
     fields = ImportFields(text_field, question_field, verdict_field)
@@ -79,10 +79,10 @@ def import_paths(
             f"no path of {files[0]} belongs to a question of {questions}",
             hint="--question-field names where the question's text, id or position stands, --text-field the path",
         )
-    paths = finish_paths(imported.paths, asked, SampleSettings(keep_identical=keep_identical))
+    paths, _ = finish_paths(imported.paths, asked, SampleSettings(keep_identical=keep_identical))
     write_records(out_path, paths)
     show_comparison(imported)
-    print_summary(paths, is_json)
+    print_summary(summarize_paths(paths), is_json)
 
 
 def read_rows(files: Sequence[Path]) -> Iterator[tuple[str, Row]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ import click
 from lema_local.cli.progress import notice
 
 if TYPE_CHECKING:
-    from lema_local.records import ReasoningPath
     from lema_local.runs import Manifest
     from lema_local.stages.sample import SampleSummary
 
@@ -110,12 +108,17 @@ class SampleRecord:
         )
         self._save(self._started_path)
 
-    def paths(self) -> list[ReasoningPath]:
-        """Return the paths of the whole file."""
-        from lema_local.jsonl import read_records
-        from lema_local.records import ReasoningPath
+    def summary(self) -> SampleSummary:
+        """Return what the finished sampling brought."""
+        from lema_local.stages.sample import SampleSummary
 
-        return read_records(self.path, ReasoningPath)
+        assert self._manifest is not None
+        return SampleSummary.model_validate(self._manifest.counts)
+
+    @property
+    def seconds(self) -> float:
+        """Work time, summed over interrupted goes."""
+        return self._manifest.seconds if self._manifest else 0.0
 
 
 def show_list(title: str, lines: Sequence[str]) -> None:
@@ -126,28 +129,49 @@ def show_list(title: str, lines: Sequence[str]) -> None:
     notice("\n".join([f"{len(lines)} {title}:", *(f"  - {line}" for line in lines[:SHOWN]), *rest]))
 
 
-def print_summary(paths: Sequence[ReasoningPath], is_json: bool) -> None:
-    """Print what the paths come to."""
-    from lema_local.stages.sample import summarize_paths
+def print_summary(summary: SampleSummary, is_json: bool, seconds: float = 0.0) -> None:
+    """Print what the paths come to.
 
-    summary = summarize_paths(paths)
-    click.echo(json.dumps(asdict(summary), indent=2) if is_json else format_summary(summary))
+    Args:
+        summary: The counts.
+        is_json: For a program.
+        seconds: Work time; 0 where nothing was sampled.
+    """
+    speed = (
+        {"seconds": seconds, "tokens_per_s": round(summary.completion_tokens / seconds, 1)} if seconds else {}
+    )
+    if is_json:
+        click.echo(json.dumps(summary.model_dump() | speed, indent=2))
+        return
+    click.echo(format_summary(summary))
+    if seconds:
+        click.echo(f"{seconds:.0f} s, {speed['tokens_per_s']:,.0f} tokens/s, loading included")
 
 
 def format_summary(summary: SampleSummary) -> str:
     """Return the summary for people."""
+    lines = [
+        f"{summary.questions} questions, {summary.paths} paths ({summary.distinct_paths} distinct)",
+        *(f"{name}:\n  " + "\n  ".join(_describe(own)) for name, own in summary.students.items()),
+        *([] if summary.students else _describe(summary)),
+        f"{summary.completion_tokens:,} tokens written",
+    ]
+    if summary.left_out_mistakes:
+        lines.insert(-1, f"{summary.left_out_mistakes} mistakes more than are kept of one question")
+    return "\n".join(lines)
+
+
+def _describe(summary: SampleSummary) -> list[str]:
+    """Return the lines about one student."""
     total = max(summary.paths, 1)
-    asked = max(summary.questions, 1)
+    asked = max(summary.never_wrong + summary.sometimes_wrong + summary.always_wrong, 1)
     shares = [
         f"{name.replace('_', ' ')} {getattr(summary, name)} ({getattr(summary, name) / total:.1%})"
         for name in ("correct", "wrong", "no_answer", "truncated", "undecided")
     ]
-    lines = [
-        f"{summary.questions} questions, {summary.paths} paths ({summary.distinct_paths} distinct)",
+    return [
         f"pass@1 {summary.pass_at_1:.1%}",
         ", ".join(shares),
         f"questions never wrong {summary.never_wrong / asked:.1%}, sometimes {summary.sometimes_wrong / asked:.1%},"
         f" always {summary.always_wrong / asked:.1%}",
-        f"{summary.completion_tokens:,} tokens written",
     ]
-    return "\n".join(lines)

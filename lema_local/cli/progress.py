@@ -71,19 +71,27 @@ def _terminal_bar(title: str, total: float | None) -> Iterator[Update]:
 def _log_lines(title: str, total: float | None) -> Update:
     started = last = time.monotonic()
     of_all = total
+    before: float | None = None
 
     def update(done: float, total: float | None = None, **values: object) -> None:
-        nonlocal last, of_all
+        nonlocal last, of_all, before
         of_all = of_all if total is None else total
+        before = done if before is None else before
         now = time.monotonic()
         if now - last >= LINE_EVERY_S:
             last = now
             known = f" of {of_all:g}" if of_all is not None else ""
+            left = _time_left(now - started, done - before, of_all - done) if of_all is not None else ""
             click.echo(
-                f"{title}: {done:g}{known} after {now - started:.0f} s {_show(values)}".rstrip(), err=True
+                f"{title}: {done:g}{known} after {now - started:.0f} s{left} {_show(values)}".rstrip(),
+                err=True,
             )
 
     return update
+
+
+def _time_left(spent_s: float, done: float, left: float) -> str:
+    return f", about {spent_s / done * left:.0f} s left" if done > 0 and left > 0 else ""
 
 
 def _show(values: dict[str, object]) -> str:

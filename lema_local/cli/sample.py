@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lema_local.cli.paths import SampleRecord, print_summary, show_list
 from lema_local.cli.progress import notice, progress_bar
+from lema_local.cli.student_options import ENGINE_NAMES, engine_options, make_block, parse_adapters
 
 if TYPE_CHECKING:
-    from lema_local.cli.progress import Update
     from lema_local.prompts import CotPrompt
-    from lema_local.records import Question, ReasoningPath
+    from lema_local.recipe import StudentBlock
+    from lema_local.records import Question
     from lema_local.stages.sample import SampleSettings
     from lema_local.students.base import Student
 
@@ -28,10 +28,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("questions")
 @click.option(
     "--student",
-    "spec",
+    "models",
     required=True,
+    multiple=True,
     metavar="GGUF",
-    help="A GGUF file, hf:OWNER/REPO/FILE.gguf, or a name at --student-url.",
+    help="A GGUF file, hf:OWNER/REPO/FILE.gguf, or a name at --student-url. Repeatable: each answers every question.",
 )
 @click.option(
     "--student-url", "url", metavar="URL", help="An OpenAI-compatible endpoint that serves the student."
@@ -59,11 +60,45 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Paths per question.",
 )
 @click.option(
+    "--max-samples",
+    "max_samples_per_question",
+    type=click.IntRange(min=1),
+    help="Up to so many paths for questions with fewer mistakes or right answers than wanted.",
+)
+@click.option(
+    "--wanted-mistakes",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="With --max-samples: go on with a question until it has so many different mistakes.",
+)
+@click.option(
+    "--wanted-correct",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="With --max-samples: the same for right answers.",
+)
+@click.option(
+    "--max-mistakes-per-question", type=click.IntRange(min=1), help="Keep so many mistakes a question [all]."
+)
+@click.option(
+    "--stop-after-mistakes", type=click.IntRange(min=1), help="Stop once so many mistakes are kept in all."
+)
+@click.option(
     "--temperature", type=click.FloatRange(min=0), default=0.7, show_default=True, help="0 is greedy."
 )
 @click.option("--top-k", type=click.IntRange(min=0), default=40, show_default=True, help="0: off.")
 @click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=0.95, show_default=True)
 @click.option("--min-p", type=click.FloatRange(min=0, max=1, max_open=True), default=0.0, show_default=True)
+@click.option(
+    "--repeat-penalty",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Above 1: the last 64 tokens become less likely.",
+)
+@click.option("--stop", multiple=True, help="End a path before this string (repeatable).")
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Longest path."
 )
@@ -82,18 +117,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--prompt-style", type=click.Choice(["auto", "chat", "completion"]), default="auto", show_default=True
 )
-@click.option("--slots", type=click.IntRange(min=1, max=255), help="Paths decoded at once [chosen].")
-@click.option("--threads", type=click.IntRange(min=1), help="[physical cores]")
-@click.option(
-    "--context-tokens", type=click.IntRange(min=1), help="Longest prompt and path together [as trained]."
-)
-@click.option(
-    "--gpu-layers",
-    type=click.IntRange(min=-1),
-    default=0,
-    show_default=True,
-    help="Layers on the GPU; -1: all.",
-)
+@engine_options
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many questions.")
 @click.option(
     "--show-prompt", is_flag=True, help="Print the first question's exact prompt and token ids, and stop."
@@ -101,20 +125,16 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--json", "is_json", is_flag=True, help="Print the summary as JSON.")
 def sample(
     questions: str,
-    spec: str,
+    models: tuple[str, ...],
     url: str | None,
     adapters: tuple[str, ...],
     out_path: Path | None,
     prompt_name: str,
-    prompt_style: Literal["auto", "chat", "completion"],
-    slots: int | None,
-    threads: int | None,
-    context_tokens: int | None,
-    gpu_layers: int,
+    prompt_style: str,
     limit: int | None,
     show_prompt: bool,
     is_json: bool,
-    **sampling: Any,
+    **given: Any,
 ) -> None:
     """Sample reasoning paths of QUESTIONS from a student.
 
@@ -122,82 +142,66 @@ def sample(
     Examples:
       lema sample gsm8k:train.jsonl --student model-q4_0.gguf --out paths.jsonl --samples 8
       lema sample questions.jsonl --student model.gguf --show-prompt
+      lema sample math:MATH --student a.gguf --student b.gguf --out paths.jsonl --samples 2 \
+        --max-samples 16 --wanted-mistakes 2 --stop-after-mistakes 5000
     """
     from lema_local.prompts import load_cot_prompt
     from lema_local.recipe import QuestionSource
-    from lema_local.stages.sample import SampleSettings
-    from lema_local.students import open_student
     from lema_local.wiring import load_source
 
     if out_path is None and not show_prompt:
         raise click.UsageError("Missing option '--out'.")
+    if adapters and len(models) > 1:
+        raise click.UsageError("--adapter goes with one --student.")
     asked = load_source(QuestionSource(source=questions, limit=limit))
     prompt = load_cot_prompt(prompt_name)
-    settings = SampleSettings(**sampling)
-    record = None if out_path is None else SampleRecord(out_path)
-    made_from = describe_origin(spec, url, adapters, prompt_style, asked, prompt, settings)
-    if record is not None and not show_prompt and record.is_finished(made_from):
-        notice(f"{out_path}: finished before")
-        print_summary(record.paths(), is_json)
+    scaled = parse_adapters(adapters)
+    blocks = [make_block(model, url, prompt_style, given) for model in models]
+    settings = _settings(given)
+    if show_prompt:
+        print_prompt(blocks[0], scaled, prompt, asked[0])
         return
-    student = open_student(
-        spec,
-        url=url,
-        adapter=parse_adapters(adapters),
-        prompt_style=prompt_style,
-        slots=slots,
-        threads=threads,
-        context_tokens=context_tokens,
-        gpu_layers=gpu_layers,
-        chosen=record.chosen() if record is not None else None,
-        on_chosen=record.save_chosen if record is not None and not show_prompt else None,
-    )
+    assert out_path is not None
+    record = SampleRecord(out_path)
+    if record.is_finished(describe_origin(blocks, scaled, asked, prompt, settings)):
+        notice(f"{out_path}: finished before")
+    else:
+        sample_into(record, asked, blocks, scaled, prompt, settings)
+    print_summary(record.summary(), is_json, record.seconds)
+
+
+def _settings(given: dict[str, Any]) -> SampleSettings:
+    from pydantic import ValidationError
+
+    from lema_local.errors import InputError
+    from lema_local.jsonl import describe_validation
+    from lema_local.stages.sample import SampleSettings
+
+    sampling = {name: value for name, value in given.items() if name not in ENGINE_NAMES}
     try:
-        if show_prompt:
-            print_prompt(student, prompt, asked[0])
-        else:
-            assert record is not None
-            sample_into(record, asked, student, prompt, settings)
-            print_summary(record.paths(), is_json)
-    finally:
-        student.close()
-
-
-def parse_adapters(texts: Sequence[str]) -> tuple[tuple[Path, float], ...]:
-    """Return (path, scale) of `FILE` or `FILE=SCALE` each."""
-    found = []
-    for text in texts:
-        path, equals, scale = text.rpartition("=")
-        try:
-            found.append((Path(path), float(scale)) if equals else (Path(text), 1.0))
-        except ValueError as err:
-            raise click.UsageError(f"--adapter {text}: expected FILE or FILE=SCALE") from err
-    return tuple(found)
+        return SampleSettings.model_validate(sampling)
+    except ValidationError as err:
+        raise InputError(
+            f"these settings cannot be: {describe_validation(err)}", hint="lema sample --help"
+        ) from err
 
 
 def describe_origin(
-    spec: str,
-    url: str | None,
-    adapters: Sequence[str],
-    prompt_style: str,
+    blocks: Sequence[StudentBlock],
+    adapters: Sequence[tuple[Path, float]],
     questions: Sequence[Question],
     prompt: CotPrompt,
     settings: SampleSettings,
 ) -> dict[str, Any]:
     """Return everything that can change the paths, by name."""
     from lema_local.runs import fingerprint, hash_file
-    from lema_local.students import resolve_model_file
+    from lema_local.wiring import student_identity
 
-    student: dict[str, Any] = {"prompt_style": prompt_style}
-    if url is None:
-        student["sha256"] = hash_file(resolve_model_file(spec))
-        student["adapters"] = [
-            {"sha256": hash_file(path), "scale": scale} for path, scale in parse_adapters(adapters)
-        ]
-    else:
-        student |= {"model": spec, "url": url}
+    students = [student_identity(block) for block in blocks]
+    over = [{"sha256": hash_file(path), "scale": scale} for path, scale in adapters]
     return {
-        "student": student,
+        "student": students[0] | ({"adapters": over} if over else {}),
+        **({"other_students": students[1:]} if students[1:] else {}),
         "prompt": prompt.fingerprint,
         "questions": fingerprint({question.id: question.model_dump() for question in questions}),
         "sample": settings.model_dump(),
@@ -207,27 +211,29 @@ def describe_origin(
 def sample_into(
     record: SampleRecord,
     questions: Sequence[Question],
-    student: Student,
+    blocks: Sequence[StudentBlock],
+    adapters: Sequence[tuple[Path, float]],
     prompt: CotPrompt,
     settings: SampleSettings,
 ) -> None:
     """Sample into the record's file with a progress bar."""
-    from lema_local.sampling import sample_into_file
-    from lema_local.stages.sample import summarize_paths
+    from lema_local.sampling import SampleWatch, sample_into_file
+    from lema_local.wiring import LentStudents
 
     began = time.monotonic()
     refused: list[str] = []
+    lent = LentStudents(
+        blocks, adapters=adapters, chosen=record.chosen(), on_chosen=record.save_chosen, tell=notice
+    )
     try:
-        total = len(questions) * settings.samples_per_question
-        with progress_bar("sample", total) as update:
-            watch = SampleWatch(update)
-            paths = sample_into_file(
+        with progress_bar("sample", len(questions) * settings.samples_per_question * len(blocks)) as update:
+            sampled = sample_into_file(
                 record.path,
                 questions,
-                student,
+                lent.openers,
                 prompt,
                 settings,
-                on_paths=watch,
+                on_paths=SampleWatch(update),
                 on_refusal=lambda question, reason: refused.append(f"{question.id}: {reason}"),
             )
     except BaseException:
@@ -235,31 +241,23 @@ def sample_into(
         raise
     finally:
         show_list("question(s) left out", refused)
-    record.finish(asdict(summarize_paths(paths)), time.monotonic() - began)
+    record.finish(sampled.summary.model_dump(), time.monotonic() - began)
 
 
-class SampleWatch:
-    """Keeps the progress bar up to date: paths, mistakes, tokens a second."""
-
-    def __init__(self, update: Update) -> None:
-        self._update = update
-        self._began: float | None = None
-        self._paths = self._mistakes = self._tokens = 0
-
-    def __call__(self, paths: Sequence[ReasoningPath]) -> None:
-        """Count further paths; the first call is told what stood before."""
-        self._paths += len(paths)
-        self._mistakes += sum(path.verdict == "wrong" for path in paths)
-        if self._began is None:
-            self._began = time.monotonic()
-        else:
-            self._tokens += sum(path.completion_tokens or 0 for path in paths)
-        speed = self._tokens / max(time.monotonic() - self._began, 0.1)
-        self._update(self._paths, mistakes=self._mistakes, tokens_per_s=f"{speed:.0f}")
-
-
-def print_prompt(student: Student, prompt: CotPrompt, question: Question) -> None:
+def print_prompt(
+    block: StudentBlock, adapters: Sequence[tuple[Path, float]], prompt: CotPrompt, question: Question
+) -> None:
     """Print exactly what the student is given for one question: text and token ids."""
+    from lema_local.wiring import open_run_student
+
+    student = open_run_student(block, adapter=adapters)
+    try:
+        _print_prompt(student, prompt, question)
+    finally:
+        student.close()
+
+
+def _print_prompt(student: Student, prompt: CotPrompt, question: Question) -> None:
     from lema_local.students.llamacpp import LlamaStudent
 
     rendered = prompt.render(question, student.prompt_style)

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from lema_local.answers import grade_path
 from lema_local.records import Question, ReasoningPath
+from lema_local.sample_budget import SampleBudget, SamplePlan, keep_first_mistakes, waves
 from lema_local.students.base import (
     Completion,
     DecodeSettings,
@@ -36,13 +37,9 @@ _UNSEEDED = 0xFFFFFFFF
 """llama.cpp takes this seed for a random one. Source: llama.h, LLAMA_DEFAULT_SEED."""
 
 
-class SampleSettings(BaseModel):
-    """How paths are sampled. The defaults are llama.cpp's own but for temperature and min-p."""
+class SampleSettings(SampleBudget):
+    """How many paths are sampled, and how. The defaults are llama.cpp's own but for temperature and min-p."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    samples_per_question: int = Field(default=4, ge=1)
-    """More finds more mistakes; cost grows in step."""
     temperature: float = Field(default=0.7, ge=0)
     """0 is greedy: the same mistake every time."""
     top_k: int = Field(default=40, ge=0)
@@ -55,7 +52,7 @@ class SampleSettings(BaseModel):
     """Above 1: tokens of the last 64 become less likely; 1: off."""
     max_tokens: int = Field(default=512, ge=1)
     """A path that has given no final answer by then is `truncated`."""
-    stop: list[str] = []
+    stop: list[str] = Field(default_factory=list)
     """A path ends before the first of these strings; the prompt's own are added."""
     seed: int = 1
     """Every path's seed is derived from it, from the question's id and from the sample's index."""
@@ -101,35 +98,34 @@ def sample_paths(
     prompt: PathPrompt,
     settings: SampleSettings,
     *,
-    done: Collection[Key] = (),
+    standing: Sequence[ReasoningPath] = (),
+    stop_after: int | None = None,
     on_refusal: Callable[[Question, str], None] | None = None,
 ) -> Iterator[ReasoningPath]:
-    """Yield ``samples_per_question`` reasoning paths per question, as they finish.
+    """Yield ``samples_per_question`` reasoning paths per question, and further ones where the budget asks for them.
 
     Args:
         questions: Drawn as slots become free; with `exact` group by group, and paths come in their order.
         student: Who answers.
         prompt: What a question is put into.
         settings: How.
-        done: Paths that stand already (`find_resume_point`); they are not sampled again.
+        standing: This student's paths from earlier goes (`find_resume_point`); they are not sampled again.
+        stop_after: Mistakes after which it is enough; None: never.
         on_refusal: Told once about each question that cannot be asked (its prompt is too long), and why.
 
     Raises:
         BackendError: If the student cannot go on; paths already yielded stay valid.
     """
-    done = frozenset(done)
-    decoding = settings.decoding(prompt.stop)
-    for group in _groups(questions, settings.exact_group) if settings.exact else [questions]:
-        asked: dict[str, Question] = {}
-        requests = _requests(group, student, prompt, settings, done, asked)
-        refused: set[str] = set()
-        for request, result in student.complete_many(requests, decoding, is_exact=settings.exact):
-            question = asked[request.question_id]
-            if isinstance(result, Completion):
-                yield _path(question, request, result, student.name)
-            elif on_refusal is not None and question.id not in refused:
-                refused.add(question.id)
-                on_refusal(question, result.reason)
+    plan = SamplePlan(settings, stop_after)
+    for path in standing:
+        plan.add(path)
+    done = frozenset((path.question_id, path.sample_index) for path in standing)
+    drawing = _Drawing(student, prompt, settings, plan, done, on_refusal)
+    for wave, members in waves(questions, plan, settings):
+        for group in _groups(members, settings.exact_group) if settings.exact else [members]:
+            yield from drawing.draw(group, wave)
+            if plan.is_enough:
+                return
 
 
 def _groups(questions: Iterable[Question], size: int) -> Iterator[list[Question]]:
@@ -138,24 +134,57 @@ def _groups(questions: Iterable[Question], size: int) -> Iterator[list[Question]
         yield group
 
 
-def _requests(
-    questions: Iterable[Question],
-    student: Student,
-    prompt: PathPrompt,
-    settings: SampleSettings,
-    done: frozenset[Key],
-    asked: dict[str, Question],
-) -> Iterator[SampleRequest]:
-    """Yield the requests that are not done yet, and note their questions."""
-    for question in questions:
-        left = [index for index in range(settings.samples_per_question) if (question.id, index) not in done]
-        if not left:
-            continue
-        asked[question.id] = question
-        rendered = prompt.render(question, student.prompt_style)
-        for index in left:
-            # Seed by what is sampled, not by clock or order: a resumed run draws the same paths.
-            yield SampleRequest(question.id, index, rendered, derive_seed(settings.seed, question.id, index))
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """One student at work on one stage."""
+
+    student: Student
+    prompt: PathPrompt
+    settings: SampleSettings
+    plan: SamplePlan
+    done: frozenset[Key]
+    on_refusal: Callable[[Question, str], None] | None
+    refused: set[str] = field(default_factory=set)
+
+    def draw(self, questions: Iterable[Question], wave: int) -> Iterator[ReasoningPath]:
+        """Yield these questions' paths of one wave, as they finish."""
+        asked: dict[str, Question] = {}
+        requests = self._requests(questions, wave, asked)
+        decoding = self.settings.decoding(self.prompt.stop)
+        for request, result in self.student.complete_many(requests, decoding, is_exact=self.settings.exact):
+            question = asked[request.question_id]
+            if isinstance(result, Completion):
+                path = _path(question, request, result, self.student.name)
+                self.plan.add(path)
+                yield path
+            else:
+                self._refuse(question, result.reason)
+            if self.plan.is_enough:
+                return
+
+    def _requests(
+        self, questions: Iterable[Question], wave: int, asked: dict[str, Question]
+    ) -> Iterator[SampleRequest]:
+        """Yield the requests that are not done yet, and note their questions."""
+        for question in questions:
+            self.plan.expect(question.id, wave)
+            if self.plan.is_enough:
+                return
+            left = [index for index in self.settings.indices(wave) if (question.id, index) not in self.done]
+            if not left:
+                continue
+            asked[question.id] = question
+            rendered = self.prompt.render(question, self.student.prompt_style)
+            for index in left:
+                # Seed by what is sampled, not by clock or order: a resumed run draws the same paths.
+                seed = derive_seed(self.settings.seed, question.id, index)
+                yield SampleRequest(question.id, index, rendered, seed)
+
+    def _refuse(self, question: Question, reason: str) -> None:
+        self.plan.refuse(question.id)
+        if self.on_refusal is not None and question.id not in self.refused:
+            self.on_refusal(question, reason)
+        self.refused.add(question.id)
 
 
 def _path(question: Question, request: SampleRequest, completion: Completion, student: str) -> ReasoningPath:
@@ -181,42 +210,50 @@ def derive_seed(seed: int, question_id: str, sample_index: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % _UNSEEDED
 
 
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
-    """Where an interrupted stage goes on."""
-
-    kept: int
-    """So many records of the unfinished file stay; with `exact` those behind them are dropped."""
-    done: frozenset[Key]
-    """What `sample_paths` need not do again."""
-
-
 def find_resume_point(
     paths: Sequence[ReasoningPath], questions: Sequence[Question], settings: SampleSettings
-) -> ResumePoint:
-    """Return where to go on behind the paths of an unfinished file, in the file's order.
+) -> int:
+    """Return how many records of one student's unfinished file stay, in the file's order.
 
     Without `exact` every path stays. With it the last group is dropped unless it is whole: only groups that are
     decoded from their start give the same bytes again.
     """
-    kept = list(paths)
-    if settings.exact and paths:
-        group_of = {question.id: place // settings.exact_group for place, question in enumerate(questions)}
-        last = group_of[paths[-1].question_id]
-        members = sum(group == last for group in group_of.values())
-        own = [path for path in paths if group_of[path.question_id] == last]
-        if len(own) < members * settings.samples_per_question:
-            kept = kept[: len(paths) - len(own)]
-    return ResumePoint(len(kept), frozenset((path.question_id, path.sample_index) for path in kept))
+    if not settings.exact or not paths:
+        return len(paths)
+    last = paths[-1]
+    wave = settings.wave_of(last.sample_index)
+    members = _members(paths, questions, settings, wave)
+    places = {question.id: place // settings.exact_group for place, question in enumerate(members)}
+    group = places[last.question_id]
+    size = sum(place == group for place in places.values()) * len(settings.indices(wave))
+    own = sum(
+        settings.wave_of(path.sample_index) == wave and places[path.question_id] == group for path in paths
+    )
+    return len(paths) if own == size else len(paths) - own
+
+
+def _members(
+    paths: Sequence[ReasoningPath], questions: Sequence[Question], settings: SampleSettings, wave: int
+) -> Sequence[Question]:
+    """Return the questions of a wave, by what came out in the waves before it."""
+    plan = SamplePlan(settings)
+    for path in paths:
+        plan.add(path)
+    return next(list(members) for number, members in waves(questions, plan, settings) if number == wave)
 
 
 def finish_paths(
     paths: Iterable[ReasoningPath], questions: Iterable[Question], settings: SampleSettings
-) -> list[ReasoningPath]:
-    """Return the paths in the order of the questions; identical ones once unless they are to be kept."""
+) -> tuple[list[ReasoningPath], int]:
+    """Return the paths in the order of the questions; identical ones once unless they are to be kept.
+
+    Returns:
+        The paths, and how many mistakes were left out as more than `max_mistakes_per_question`.
+    """
     place = {question.id: number for number, question in enumerate(questions)}
     ordered = sorted(paths, key=lambda path: (place[path.question_id], path.student, path.sample_index))
-    return ordered if settings.keep_identical else merge_identical(ordered)
+    merged = ordered if settings.keep_identical else merge_identical(ordered)
+    return keep_first_mistakes(merged, settings.max_mistakes_per_question)
 
 
 def merge_identical(paths: Iterable[ReasoningPath]) -> list[ReasoningPath]:
@@ -230,9 +267,12 @@ def merge_identical(paths: Iterable[ReasoningPath]) -> list[ReasoningPath]:
     return [path.model_copy(update={"count": counts[key]}) for key, path in first.items()]
 
 
-@dataclass(frozen=True, slots=True)
-class SampleSummary:
-    """What sampling brought; paths count as often as they were drawn."""
+class SampleSummary(BaseModel):
+    """What sampling brought; paths count as often as they were drawn.
+
+    `pass_at_1`, `never_wrong`, `sometimes_wrong` and `always_wrong` are told from the first samples that every question
+    got alike: further ones go where mistakes are, and would bend them.
+    """
 
     questions: int
     paths: int
@@ -243,34 +283,52 @@ class SampleSummary:
     truncated: int
     undecided: int
     pass_at_1: float
-    """Mean over questions of correct / samples."""
+    """Mean over questions (of each student) of correct / samples."""
     never_wrong: int
-    """Questions without a mistake."""
+    """Questions (of each student) without a mistake."""
     sometimes_wrong: int
     always_wrong: int
     """Questions all of whose paths are mistakes."""
     prompt_tokens: int
-    """Tokens of all prompts, each counted once a question."""
+    """Tokens of all prompts, each counted once a question and student."""
     completion_tokens: int
+    left_out_mistakes: int = 0
+    """Different mistakes that are more than `max_mistakes_per_question`."""
+    students: dict[str, SampleSummary] = {}
+    """Each student's own summary, where there are several."""
 
 
-def summarize_paths(paths: Iterable[ReasoningPath]) -> SampleSummary:
-    """Return the counts behind a stage's manifest and summary."""
-    verdicts: dict[str, Counter[str]] = {}
-    prompts: dict[str, int] = {}
-    distinct = tokens = 0
+def summarize_paths(paths: Sequence[ReasoningPath], first: int | None = None) -> SampleSummary:
+    """Return the counts behind a stage's manifest and summary.
+
+    Args:
+        paths: As they were drawn, or identical ones once with their count.
+        first: Samples of each question from which pass@1 is told; None: all.
+    """
+    students = dict.fromkeys(path.student for path in paths)
+    whole = _summarize(paths, first)
+    if len(students) < 2:
+        return whole
+    own = {name: _summarize([path for path in paths if path.student == name], first) for name in students}
+    return whole.model_copy(update={"students": own})
+
+
+def _summarize(paths: Sequence[ReasoningPath], first: int | None) -> SampleSummary:
+    total = Counter[str]()
+    alike: dict[tuple[str, str], Counter[str]] = {}
+    prompts: dict[tuple[str, str], int] = {}
     for path in paths:
-        verdicts.setdefault(path.question_id, Counter())[path.verdict] += path.count
-        prompts[path.question_id] = path.prompt_tokens or 0
-        tokens += (path.completion_tokens or 0) * path.count
-        distinct += 1
-    total = sum(verdicts.values(), Counter())
-    wrong = [counts["wrong"] / counts.total() for counts in verdicts.values()]
-    right = [counts["correct"] / counts.total() for counts in verdicts.values()]
+        total[path.verdict] += path.count
+        key = (path.student, path.question_id)
+        prompts[key] = path.prompt_tokens or 0
+        if first is None or path.sample_index < first:
+            alike.setdefault(key, Counter())[path.verdict] += path.count
+    right = [counts["correct"] / counts.total() for counts in alike.values()]
+    wrong = [counts["wrong"] / counts.total() for counts in alike.values()]
     return SampleSummary(
-        questions=len(verdicts),
+        questions=len({path.question_id for path in paths}),
         paths=total.total(),
-        distinct_paths=distinct,
+        distinct_paths=len({(path.question_id, path.student, hash(path.text)) for path in paths}),
         correct=total["correct"],
         wrong=total["wrong"],
         no_answer=total["no_answer"],
@@ -281,5 +339,5 @@ def summarize_paths(paths: Iterable[ReasoningPath]) -> SampleSummary:
         sometimes_wrong=sum(0 < share < 1 for share in wrong),
         always_wrong=wrong.count(1.0),
         prompt_tokens=sum(prompts.values()),
-        completion_tokens=tokens,
+        completion_tokens=sum((path.completion_tokens or 0) * path.count for path in paths),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from lema_local.students.base import PromptStyle, Student
+    from lema_local.students.base import EngineOptions, PromptStyle, Student
 
 
 def open_student(
@@ -19,10 +19,7 @@ def open_student(
     url: str | None = None,
     adapter: Path | Sequence[tuple[Path, float]] | None = None,
     prompt_style: PromptStyle | Literal["auto"] = "auto",
-    slots: int | None = None,
-    threads: int | None = None,
-    context_tokens: int | None = None,
-    gpu_layers: int = 0,
+    options: EngineOptions | None = None,
     chosen: Mapping[str, Any] | None = None,
     on_chosen: Callable[[dict[str, Any]], None] | None = None,
 ) -> Student:
@@ -33,10 +30,7 @@ def open_student(
         url: Base URL of an OpenAI-compatible endpoint (`http://127.0.0.1:8080/v1`).
         adapter: A GGUF LoRA adapter, or several with their scales.
         prompt_style: `auto`: chat where the model has a template.
-        slots: Paths decoded at once, with `url` requests in flight; None: chosen.
-        threads: None: the physical cores.
-        context_tokens: Longest sequence, prompt and new tokens together; None: what the model was trained on.
-        gpu_layers: Layers on the GPU; -1: all.
+        options: What is not to be chosen by the engine; with `url` only `slots` counts: requests in flight.
         chosen: What an earlier start chose, to be used again on resume.
         on_chosen: Called once with what the engine chose, before anything is decoded: to be written down.
 
@@ -46,8 +40,9 @@ def open_student(
     if url is not None:
         from lema_local.students.endpoint import EndpointStudent
 
-        return EndpointStudent(spec, url, prompt_style=prompt_style, concurrency=slots)
-    from lema_local.students.layout import EngineOptions
+        return EndpointStudent(
+            spec, url, prompt_style=prompt_style, concurrency=options.slots if options else None
+        )
     from lema_local.students.llamacpp import LlamaStudent
 
     adapters = ((adapter, 1.0),) if isinstance(adapter, Path) else tuple(adapter or ())
@@ -55,7 +50,7 @@ def open_student(
         resolve_model_file(spec),
         adapters=adapters,
         prompt_style=prompt_style,
-        options=EngineOptions(slots, threads, context_tokens, gpu_layers),
+        options=options,
         chosen=chosen,
         on_chosen=on_chosen,
     )

@@ -19,6 +19,7 @@ class Message(TypedDict):
 Prompt = str | tuple[Message, ...]
 """Text to be completed, or chat messages that the student puts into its own template."""
 PromptStyle = Literal["chat", "completion"]
+KvType = Literal["f32", "f16", "q8_0", "q4_0"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,25 @@ class DecodeSettings:
     max_tokens: int = 512
     stop: Sequence[str] = field(default_factory=tuple)
     """A path ends before the first of these strings."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What a user may set of the llama.cpp engine; None: chosen by the engine."""
+
+    slots: int | None = None
+    """Paths decoded at once; at an endpoint: requests in flight."""
+    threads: int | None = None
+    """None: the physical cores."""
+    context_tokens: int | None = None
+    """Longest sequence, prompt and new tokens together; None: what the model was trained on."""
+    gpu_layers: int = 0
+    """Layers on the GPU; -1: all."""
+    is_unified: bool | None = None
+    """One pool of KV cells for all sequences, or one stream of cells each."""
+    has_flash_attention: bool | None = None
+    kv_type: KvType = "f16"
+    """How KV cells are kept; the 8 and 4 bit ones take less memory and change the text a little."""
 
 
 class Student(Protocol):

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, replace
 
 from lema_local.errors import BackendUnavailable
+from lema_local.students.base import EngineOptions
 from lema_local.students.decoder import MAX_SEQUENCES, Layout
 from lema_local.students.feed import Job, common_prefix
 from lema_local.students.model import ModelFacts
@@ -21,21 +22,6 @@ SMALL_MODEL_PARAMETERS = 50_000_000
 """Below this a step is so short that more paths in it pay."""
 LARGE_MODEL_PARAMETERS = 2_000_000_000
 """From here on the weights decide the speed on a CPU: layouts differ little, and measuring them takes long."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """What a user may set; None: chosen by the engine."""
-
-    slots: int | None = None
-    threads: int | None = None
-    context_tokens: int | None = None
-    """Longest sequence, prompt and new tokens together; None: what the model was trained on."""
-    gpu_layers: int = 0
-    """Layers on the GPU; -1: all."""
-    is_unified: bool | None = None
-    has_flash_attention: bool | None = None
-    kv_type: str = "f16"
 
 
 @dataclass(frozen=True, slots=True)

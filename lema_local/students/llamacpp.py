@@ -10,13 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from lema_local.errors import PromptError
-from lema_local.students.base import Completion, DecodeSettings, Prompt, PromptStyle, Refusal, SampleRequest
+from lema_local.students.base import (
+    Completion,
+    DecodeSettings,
+    EngineOptions,
+    Prompt,
+    PromptStyle,
+    Refusal,
+    SampleRequest,
+)
 from lema_local.students.chat import render_chat
 from lema_local.students.decoder import Decoder, Layout
 from lema_local.students.feed import Feed, common_prefix
 from lema_local.students.layout import (
     LARGE_MODEL_PARAMETERS,
-    EngineOptions,
     Workload,
     candidate_layouts,
     check_weights_fit,

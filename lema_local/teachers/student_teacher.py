@@ -20,6 +20,7 @@ from lema_local.errors import BackendError
 from lema_local.students.base import (
     Completion,
     DecodeSettings,
+    EngineOptions,
     Message,
     Prompt,
     PromptStyle,
@@ -215,7 +216,7 @@ def open_gguf_teacher(name: str, path: str, *, slots: int, gpu_layers: int) -> S
     file = resolve_model_file(path)
 
     def load() -> Student:
-        return open_student(str(file), slots=slots, gpu_layers=gpu_layers)
+        return open_student(str(file), options=EngineOptions(slots=slots, gpu_layers=gpu_layers))
 
     return StudentTeacher(load, name, f"sha256 {_hash(file)}")
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "lema_local"
 LAYERS = (
     {"errors"},
     {"records", "steps", "arithmetic", "jsonl", "shipped", "home", "quickstart"},
-    {"runs", "resuming", "keys"},
+    {"runs", "resuming", "keys", "sample_budget"},
     {"stage_runner"},
     {"answers", "statistics"},
     {"corrections", "prompts", "datasets"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from lema_local.errors import BackendError
 from lema_local.jsonl import AppendFile
 from lema_local.records import Question, ReasoningPath
-from lema_local.sampling import sample_into_file
+from lema_local.sampling import OpenStudent, sample_into_file
 from lema_local.stages.sample import (
     SampleSettings,
     derive_seed,
@@ -21,7 +23,7 @@ from lema_local.stages.sample import (
     sample_paths,
     summarize_paths,
 )
-from lema_local.students.base import Completion, Prompt, PromptStyle, Refusal, SampleRequest
+from lema_local.students.base import Completion, Prompt, PromptStyle, Refusal, SampleRequest, Student
 from lema_local.students.scripted import ScriptedModel
 
 
@@ -45,6 +47,10 @@ QUESTIONS = [question(number) for number in range(5)]
 RIGHT_AND_WRONG = {
     one.id: [f"Step 1: The answer is {one.gold_answer}.", "Step 1: The answer is 99."] for one in QUESTIONS
 }
+
+
+def lend(*students: Student) -> list[OpenStudent]:
+    return [partial(nullcontext, student) for student in students]
 
 
 def sampled(settings: SampleSettings, student: ScriptedModel | None = None) -> list[ReasoningPath]:
@@ -86,9 +92,11 @@ def test_a_path_cut_before_its_answer_is_truncated_not_wrong() -> None:
 
 
 def test_what_is_done_is_not_sampled_again() -> None:
-    student = ScriptedModel(RIGHT_AND_WRONG)
+    settings = SampleSettings(samples_per_question=2)
     done = {("q0", 0), ("q0", 1), ("q3", 1)}
-    list(sample_paths(QUESTIONS, student, PROMPT, SampleSettings(samples_per_question=2), done=done))
+    standing = [path for path in sampled(settings) if (path.question_id, path.sample_index) in done]
+    student = ScriptedModel(RIGHT_AND_WRONG)
+    list(sample_paths(QUESTIONS, student, PROMPT, settings, standing=standing))
     asked = {(request.question_id, request.sample_index) for request in student.requests}
     assert asked == {(f"q{n}", k) for n in range(5) for k in (0, 1)} - done
 
@@ -127,15 +135,14 @@ def test_a_question_that_cannot_be_asked_is_told_once_and_the_others_go_on() -> 
 def test_without_exact_everything_that_stands_is_kept() -> None:
     settings = SampleSettings(samples_per_question=2)
     paths = sampled(settings)
-    point = find_resume_point(paths[:3], QUESTIONS, settings)
-    assert (point.kept, point.done) == (3, {("q0", 0), ("q0", 1), ("q1", 0)})
-    assert find_resume_point([], QUESTIONS, settings).kept == 0
+    assert find_resume_point(paths[:3], QUESTIONS, settings) == 3
+    assert find_resume_point([], QUESTIONS, settings) == 0
 
 
 @pytest.mark.parametrize(("standing", "kept"), [(0, 0), (3, 0), (4, 4), (7, 4), (8, 8), (9, 8), (10, 10)])
 def test_with_exact_a_group_that_is_not_whole_is_done_again(standing: int, kept: int) -> None:
     settings = SampleSettings(samples_per_question=2, exact=True, exact_group=2)
-    assert find_resume_point(sampled(settings)[:standing], QUESTIONS, settings).kept == kept
+    assert find_resume_point(sampled(settings)[:standing], QUESTIONS, settings) == kept
 
 
 def test_exact_groups_are_asked_for_one_by_one() -> None:
@@ -158,8 +165,8 @@ def test_identical_paths_of_a_question_are_kept_once_with_their_count() -> None:
     assert [(path.sample_index, path.count) for path in merged[:2]] == [(0, 3), (1, 2)]
     assert sum(path.count for path in merged) == len(paths)
     assert summarize_paths(merged) == summarize_paths(merged * 1)
-    assert finish_paths(reversed(paths), QUESTIONS, SampleSettings()) == merged
-    kept = finish_paths(reversed(paths), QUESTIONS, SampleSettings(keep_identical=True))
+    assert finish_paths(reversed(paths), QUESTIONS, SampleSettings()) == (merged, 0)
+    kept, _ = finish_paths(reversed(paths), QUESTIONS, SampleSettings(keep_identical=True))
     assert kept == paths
 
 
@@ -206,15 +213,17 @@ def test_an_interrupted_file_ends_as_an_uninterrupted_one(tmp_path: Path, exact:
     settings = SampleSettings(samples_per_question=3, exact=exact, exact_group=2)
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
     seen: list[Sequence[ReasoningPath]] = []
-    sample_into_file(whole, QUESTIONS, ScriptedModel(RIGHT_AND_WRONG), PROMPT, settings, on_paths=seen.append)
+    sample_into_file(
+        whole, QUESTIONS, lend(ScriptedModel(RIGHT_AND_WRONG)), PROMPT, settings, on_paths=seen.append
+    )
     assert len(seen) == 1 + 15
     for answers in (0, 4, 3, 7):
         with pytest.raises(BackendError, match="switched off"):
-            sample_into_file(broken, QUESTIONS, Failing(answers), PROMPT, settings)
+            sample_into_file(broken, QUESTIONS, lend(Failing(answers)), PROMPT, settings)
         with (tmp_path / "broken.jsonl.partial").open("ab") as stream:
             stream.write(b'{"question_id": "q0", "torn')
     student = ScriptedModel(RIGHT_AND_WRONG)
-    sample_into_file(broken, QUESTIONS, student, PROMPT, settings)
+    sample_into_file(broken, QUESTIONS, lend(student), PROMPT, settings)
     assert broken.read_bytes() == whole.read_bytes()
     assert len(student.requests) < 15
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "whole.jsonl"]
@@ -230,5 +239,5 @@ def test_a_refused_question_does_not_stand_in_the_way_of_resuming(tmp_path: Path
     student = ScriptedModel(
         lambda request: Refusal("long") if request.question_id == "q1" else "The answer is 3."
     )
-    paths = sample_into_file(path, QUESTIONS, student, PROMPT, settings)
-    assert [one.question_id for one in paths] == ["q0", "q2", "q3", "q4"]
+    paths = sample_into_file(path, QUESTIONS, lend(student), PROMPT, settings)
+    assert [one.question_id for one in paths.paths] == ["q0", "q2", "q3", "q4"]

@@ -13,7 +13,14 @@ import pytest
 
 from lema_local.errors import BackendError
 from lema_local.students import open_student
-from lema_local.students.base import Completion, DecodeSettings, Message, Refusal, SampleRequest
+from lema_local.students.base import (
+    Completion,
+    DecodeSettings,
+    EngineOptions,
+    Message,
+    Refusal,
+    SampleRequest,
+)
 
 Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]
 
@@ -66,7 +73,7 @@ def requests(count: int) -> list[SampleRequest]:
 
 def test_text_prompts_go_to_completions_with_their_seeds() -> None:
     with serve(lambda path, body: (200, completion(f"to {body['prompt']} STOP and on"))) as (url, asked):
-        student = open_student("tiny", url=url, prompt_style="completion", slots=3)
+        student = open_student("tiny", url=url, prompt_style="completion", options=EngineOptions(slots=3))
         settings = DecodeSettings(temperature=0.5, top_k=7, max_tokens=9, stop=(" STOP",))
         results = dict(student.complete_many(requests(8), settings))
         student.close()
@@ -103,7 +110,7 @@ def test_exact_keeps_the_order_of_the_requests() -> None:
         return 200, completion(body["prompt"])
 
     with serve(answer) as (url, _):
-        student = open_student("tiny", url=url, prompt_style="completion", slots=2)
+        student = open_student("tiny", url=url, prompt_style="completion", options=EngineOptions(slots=2))
         order = [
             one.question_id for one, _ in student.complete_many(requests(4), DecodeSettings(), is_exact=True)
         ]
@@ -133,7 +140,7 @@ def test_a_server_that_knows_no_top_k_is_asked_without_it() -> None:
         return 200, completion("ok")
 
     with serve(answer) as (url, asked):
-        student = open_student("tiny", url=url, prompt_style="completion", slots=1)
+        student = open_student("tiny", url=url, prompt_style="completion", options=EngineOptions(slots=1))
         assert len(list(student.complete_many(requests(3), DecodeSettings()))) == 3
         assert student.describe()["has_extras"] is False
         student.close()

@@ -12,11 +12,10 @@ from tiny_gguf import write_model
 
 from lema_local.errors import BackendUnavailable
 from lema_local.students import tuning
-from lema_local.students.base import Prompt, SampleRequest
+from lema_local.students.base import EngineOptions, Prompt, SampleRequest
 from lema_local.students.decoder import Layout
 from lema_local.students.feed import Feed, Job, common_prefix
 from lema_local.students.layout import (
-    EngineOptions,
     Workload,
     candidate_layouts,
     describe_workload,

@@ -12,9 +12,15 @@ from tiny_gguf import CHAT_TEMPLATE, TinyModel, write_adapter, write_model
 
 from lema_local.errors import BackendUnavailable, PromptError
 from lema_local.students import open_student
-from lema_local.students.base import Completion, DecodeSettings, Message, Refusal, SampleRequest
+from lema_local.students.base import (
+    Completion,
+    DecodeSettings,
+    EngineOptions,
+    Message,
+    Refusal,
+    SampleRequest,
+)
 from lema_local.students.endings import MAY_STOP, EndFinder
-from lema_local.students.layout import EngineOptions
 from lema_local.students.llamacpp import LlamaStudent
 from lema_local.students.model import Model
 
