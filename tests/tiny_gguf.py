@@ -1,6 +1,6 @@
 """Tiny GGUF models with random weights, for tests of everything that runs a model.
 
-They answer nonsense, but by the same code as real ones: byte-level BPE tokenizer, Llama, Qwen2 or Mamba layers,
+They answer nonsense, but by the same code as real ones: byte-level BPE tokenizer, Llama, Qwen2, Gemma 2 or Mamba layers,
 chat template, end tokens, LoRA adapters.
 
     path = write_model(tmp_path / "tiny.gguf", TinyModel(seed=1))
@@ -44,7 +44,7 @@ _MERGES = (
 class TinyModel:
     """The shape of a tiny model; equal values give equal files."""
 
-    architecture: Literal["llama", "qwen2", "mamba"] = "llama"
+    architecture: Literal["llama", "qwen2", "gemma2", "mamba"] = "llama"
     seed: int = 0
     hidden: int = 64
     layers: int = 2
@@ -52,6 +52,8 @@ class TinyModel:
     kv_heads: int = 2
     feed_forward: int = 128
     context: int = 512
+    sliding_window: int = 0
+    """For `gemma2`: tokens that every other layer sees."""
     extra_vocabulary: int = 0
     """Unused tokens, to make the vocabulary as large as a real one."""
     chat_template: str | None = None
@@ -127,6 +129,10 @@ def _add_shape(writer: Any, model: TinyModel) -> None:
         return
     writer.add_head_count(model.heads)
     writer.add_head_count_kv(model.kv_heads)
+    if model.sliding_window:
+        writer.add_sliding_window(model.sliding_window)
+        writer.add_key_length(model.hidden // model.heads)
+        writer.add_value_length(model.hidden // model.heads)
     writer.add_rope_dimension_count(model.hidden // model.heads)
     writer.add_rope_freq_base(10_000.0)
 
@@ -173,6 +179,11 @@ def _attention_layer(draw: np.random.Generator, model: TinyModel) -> Iterator[tu
     if model.architecture == "qwen2":
         for name, size in (("attn_q", model.hidden), ("attn_k", kv_size), ("attn_v", kv_size)):
             yield f"{name}.bias", draw.normal(0, 0.1, size).astype(np.float32)
+    if (
+        model.architecture == "gemma2"
+    ):  # strong enough not to drown in the embedding, which is the output, too
+        for name in ("post_attention_norm", "post_ffw_norm"):
+            yield f"{name}.weight", np.full(model.hidden, 12.0, np.float32)
     yield "ffn_norm.weight", np.ones(model.hidden, np.float32)
     yield "ffn_gate.weight", _normal(draw, model.feed_forward, model.hidden, spread=2.0)
     yield "ffn_up.weight", _normal(draw, model.feed_forward, model.hidden, spread=2.0)

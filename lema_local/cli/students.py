@@ -19,20 +19,31 @@ def students() -> None:
 @click.argument("file")
 @click.option("--json", "is_json", is_flag=True, help="Print as JSON.")
 def inspect(file: str, is_json: bool) -> None:
-    """Say what FILE (a GGUF) holds, and what it needs here."""
-    from lema_local.students import resolve_model_file
-    from lema_local.students.inspection import inspect_gguf
+    """Say what FILE (a GGUF) holds, and what it needs here.
 
-    found = inspect_gguf(resolve_model_file(file))
+    \b
+    Example:
+      lema students inspect model.gguf
+    """
+    from lema_local.students import resolve_model_file
+    from lema_local.students.inspection import advise_on_quantization, inspect_gguf
+
+    path = resolve_model_file(file)
+    found = inspect_gguf(path)
     if is_json:
         click.echo(json.dumps(found, indent=2))
         return
     for name, value in found.items():
-        click.echo(
-            f"{name.replace('_', ' '):22s} {value:,}"
-            if isinstance(value, int)
-            else f"{name.replace('_', ' '):22s} {value}"
-        )
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        click.echo(f"{name.replace('_', ' '):22s} {shown}")
+    needed, free = found["typical_memory_bytes"] / 2**30, found["free_memory_bytes"] / 2**30
+    verdict = "fits" if found["typical_slots"] and needed < free else "does not fit"
+    click.echo(
+        f"sampling {found['typical_slots']} paths at once (prompts of 700 tokens, 512 new ones) takes about"
+        f" {needed:.1f} GiB here; {free:.1f} GiB are free: {verdict}"
+    )
+    if advice := advise_on_quantization(path):
+        click.echo(advice)
 
 
 @students.command()
@@ -50,6 +61,10 @@ def requantize(source: Path, target: Path, kind: str, threads: int | None) -> No
     """Write the GGUF IN as OUT with another quantization.
 
     q4_0 is the fastest on most CPUs as soon as several paths decode together: llama.cpp repacks it at load.
+
+    \b
+    Example:
+      lema students requantize model-q4_k_m.gguf model-q4_0.gguf --type q4_0
     """
     from lema_local.students.inspection import requantize_gguf
 

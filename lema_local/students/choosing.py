@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ class TokenChooser:
 
     def _make_chain(self) -> Any:
         lib, settings = self._lib, self._settings
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        params = lib.llama_sampler_chain_default_params()
+        params.no_perf = True  # no clock is read for every token
+        chain = lib.llama_sampler_chain_init(params)
         parts = []
         if settings.repeat_penalty != 1.0:
             parts.append(
@@ -77,10 +80,10 @@ class TokenChooser:
         if self.is_plain_greedy:
             best: Tokens = decoder.logits(int(outputs.max()) + 1).argmax(axis=1).astype(np.int32)
             return best[outputs]
-        sample, context, chains = self._lib.llama_sampler_sample, decoder.context, self._chains
+        chains = map(self._chains.__getitem__, slots)
         rows = decoder.flagged_rows()[outputs].tolist()
-        return np.array(
-            [sample(chains[slot], context, row) for slot, row in zip(slots, rows, strict=True)], np.int32
+        return np.fromiter(
+            map(self._lib.llama_sampler_sample, chains, repeat(decoder.context), rows), np.int32, len(slots)
         )
 
     def close(self) -> None:

@@ -1,7 +1,9 @@
 """A student behind an OpenAI-compatible endpoint: llama-server, vLLM, Ollama and the like.
 
-Each path is one request with its own seed, several in flight. Servers that keep a prefix cache compute a
-question's prompt once by themselves.
+Several requests are in flight. A question's paths are asked for together with `n` where the server has it, so that
+it computes (and bills) the prompt once; path j of such a request has the request's seed plus j, as llama-server and
+vLLM count them (server-task.h, add_child; vllm/v1/engine/parallel_sampling.py). Elsewhere each path is one request
+with its own seed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from lema_local.errors import BackendError, BackendTransient
@@ -63,6 +67,8 @@ class EndpointStudent:
         """Whether the server takes top_k, min_p and a repetition penalty."""
         check_url(url, KEY_VARIABLE)
         load_keys()
+        self._has_n = True
+        """Whether the server gives several choices; found out with the first question."""
         key = os.environ.get(KEY_VARIABLE)
         self._client = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=10.0),
@@ -91,13 +97,16 @@ class EndpointStudent:
 
         What a server batches together is its own affair: with `is_exact` only the order is kept.
         """
-        waiting = iter(requests)
-        in_flight: deque[Future[_Pair]] = deque()
+        waiting = (list(group) for _, group in groupby(requests, key=lambda one: one.question_id))
+        in_flight: deque[Future[list[_Pair]]] = deque()
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="student") as pool:
             try:
                 while True:
-                    while len(in_flight) < self._concurrency and (request := next(waiting, None)):
-                        in_flight.append(pool.submit(self._complete, request, settings))
+                    while len(in_flight) < self._concurrency and (group := next(waiting, None)):
+                        for part in (
+                            [group] if self._asks_together(group, settings) else [[one] for one in group]
+                        ):
+                            in_flight.append(pool.submit(self._complete, part, settings))
                     if not in_flight:
                         return
                     yield from self._take(in_flight, is_exact)
@@ -105,23 +114,51 @@ class EndpointStudent:
                 for future in in_flight:
                     future.cancel()
 
-    def _take(self, in_flight: deque[Future[_Pair]], is_exact: bool) -> Iterator[_Pair]:
+    def _take(self, in_flight: deque[Future[list[_Pair]]], is_exact: bool) -> Iterator[_Pair]:
         """Yield what has finished: at least one, with `is_exact` from the front only."""
         if is_exact:
-            yield in_flight.popleft().result()
+            yield from in_flight.popleft().result()
             return
         finished, _ = wait(in_flight, return_when=FIRST_COMPLETED)
         for future in finished:
             in_flight.remove(future)
-            yield future.result()
+            yield from future.result()
 
-    def _complete(self, request: SampleRequest, settings: DecodeSettings) -> _Pair:
+    def _asks_together(self, group: list[SampleRequest], settings: DecodeSettings) -> bool:
+        return self._has_n and len(group) > 1 and settings.temperature > 0
+
+    def _complete(self, group: list[SampleRequest], settings: DecodeSettings) -> list[_Pair]:
+        """Return the completions of a question's paths, asked for in one request if the server can."""
+        told: list[_Pair] = []
+        if self._asks_together(group, settings):
+            reply = self._post_patiently(group[0], settings, len(group))
+            if isinstance(reply, dict):
+                told = self._read_choices(group, reply, settings)
+            self._has_n = self._has_n and len(told) == len(group)
+        return told + [(request, self._complete_one(request, settings)) for request in group[len(told) :]]
+
+    def _complete_one(self, request: SampleRequest, settings: DecodeSettings) -> Completion | Refusal:
         reply = self._post_patiently(request, settings)
         if isinstance(reply, Refusal):
-            return request, reply
-        return request, self._read(reply, settings)
+            return reply
+        return self._read(reply["choices"][0], reply.get("usage") or {}, settings)
 
-    def _post_patiently(self, request: SampleRequest, settings: DecodeSettings) -> dict[str, Any] | Refusal:
+    def _read_choices(
+        self, group: list[SampleRequest], reply: dict[str, Any], settings: DecodeSettings
+    ) -> list[_Pair]:
+        """Return the choices of one request; how many tokens each has is told only where there is but one."""
+        choices = sorted(reply["choices"], key=lambda choice: int(choice.get("index") or 0))[: len(group)]
+        usage = dict(reply.get("usage") or {})
+        if len(choices) > 1:
+            usage["completion_tokens"] = None
+        return [
+            (replace(request, seed=(group[0].seed + place) % 2**32), self._read(choice, usage, settings))
+            for place, (request, choice) in enumerate(zip(group, choices, strict=False))
+        ]
+
+    def _post_patiently(
+        self, request: SampleRequest, settings: DecodeSettings, count: int = 1
+    ) -> dict[str, Any] | Refusal:
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
         tries = Retrying(
@@ -130,15 +167,17 @@ class EndpointStudent:
             wait=wait_random_exponential(multiplier=1, max=LONGEST_WAIT_S),
             reraise=True,
         )
-        return tries(self._post, request, settings)
+        return tries(self._post, request, settings, count)
 
-    def _post(self, request: SampleRequest, settings: DecodeSettings) -> dict[str, Any] | Refusal:
+    def _post(self, request: SampleRequest, settings: DecodeSettings, count: int) -> dict[str, Any] | Refusal:
         import httpx
 
         is_text = isinstance(request.prompt, str)
         path = "/completions" if is_text else "/chat/completions"
         has_extras = self._has_extras
         body = _body(self.name, request, settings, has_extras=has_extras)
+        if count > 1:
+            body["n"] = count
         try:
             reply = self._client.post(self._url + path, json=body)
         except httpx.TransportError as err:
@@ -146,16 +185,23 @@ class EndpointStudent:
         if reply.status_code == 429 or reply.status_code >= 500:
             raise BackendTransient(f"{self._url} answers {reply.status_code}: {reply.text:.200}")
         if reply.status_code >= 400:
-            return self._read_refusal(request, settings, reply, has_extras)
+            return self._read_refusal(request, settings, reply, has_extras, count)
         return self._parse(reply)
 
     def _read_refusal(
-        self, request: SampleRequest, settings: DecodeSettings, reply: httpx.Response, has_extras: bool
+        self,
+        request: SampleRequest,
+        settings: DecodeSettings,
+        reply: httpx.Response,
+        has_extras: bool,
+        count: int,
     ) -> dict[str, Any] | Refusal:
         text = reply.text
         if has_extras and reply.status_code in (400, 422) and any(name in text for name in _EXTRAS):
             self._has_extras = False
-            return self._post(request, settings)
+            return self._post(request, settings, count)
+        if count > 1:  # not with `n`: what is really wrong, one path alone will tell
+            return Refusal(text)
         if reply.status_code in (400, 413, 422) and "context" in text.lower():
             return Refusal(f"{self._url} refuses the prompt: {text:.200}")
         raise BackendError(
@@ -166,7 +212,7 @@ class EndpointStudent:
     def _parse(self, reply: httpx.Response) -> dict[str, Any]:
         try:
             parsed = reply.json()
-            if isinstance(parsed["choices"][0], dict):
+            if parsed["choices"] and all(isinstance(choice, dict) for choice in parsed["choices"]):
                 return dict(parsed)
         except (ValueError, KeyError, IndexError, TypeError):
             pass
@@ -175,15 +221,13 @@ class EndpointStudent:
             hint="--student-url is the base URL of an OpenAI-compatible endpoint, with its /v1",
         )
 
-    def _read(self, reply: dict[str, Any], settings: DecodeSettings) -> Completion:
-        choice = reply["choices"][0]
+    def _read(self, choice: dict[str, Any], usage: dict[str, Any], settings: DecodeSettings) -> Completion:
         message = choice.get("message") or {}
         text = choice.get("text") if "text" in choice else message.get("content")
         if not isinstance(text, str | None):
             raise BackendError(f"{self._url} answers no text: {text!r:.200}")
         text = text or ""
         place = min((at for one in settings.stop if one and (at := text.find(one)) >= 0), default=len(text))
-        usage = reply.get("usage") or {}
         reason = _FINISH.get(str(choice.get("finish_reason")), "unknown")
         return Completion(
             text=text[:place],
@@ -200,6 +244,7 @@ class EndpointStudent:
             "url": self._url,
             "prompt_style": self.prompt_style,
             "has_extras": self._has_extras,
+            "has_n": self._has_n,
         }
 
     def close(self) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from lema_local.errors import BackendUnavailable, InputError
-from lema_local.students.layout import free_memory_bytes, physical_cores
+from lema_local.students.base import EngineOptions
+from lema_local.students.decoder import Layout
+from lema_local.students.layout import (
+    Workload,
+    candidate_layouts,
+    free_memory_bytes,
+    kv_bytes,
+    physical_cores,
+)
 from lema_local.students.model import ModelFacts, read_facts
 from lema_local.students.native import check_is_gguf, clear_log, last_error, library
 
@@ -46,6 +54,9 @@ def inspect_gguf(path: Path) -> dict[str, Any]:
         BackendUnavailable: If it is no usable GGUF model.
     """
     facts = read_facts(path)
+    layout = _typical_layout(facts)
+    cells = 0 if layout is None else kv_bytes(facts, layout)
+    outputs = 0 if layout is None else 4 * (layout.slots + 1) * facts.vocabulary_size
     return {
         "file": str(path),
         "name": facts.name,
@@ -59,10 +70,26 @@ def inspect_gguf(path: Path) -> dict[str, Any]:
         "is_recurrent": facts.is_recurrent,
         "weight_bytes": facts.weight_bytes,
         "kv_bytes_per_token": facts.cell_bytes,
+        "typical_slots": layout.slots if layout else 0,
+        "typical_memory_bytes": facts.weight_bytes + cells + outputs,
         "free_memory_bytes": free_memory_bytes(),
         "physical_cores": physical_cores(),
         "chat_template": facts.chat_template,
     }
+
+
+TYPICAL_WORK = Workload(
+    requests=512, prompts=128, prefix_tokens=600, longest_prompt=760, typical_prompt=700, max_tokens=512
+)
+"""Few-shot prompts, four paths of up to 512 tokens a question: what `typical_memory_bytes` is told for."""
+
+
+def _typical_layout(facts: ModelFacts) -> Layout | None:
+    """Return the layout that the engine would begin with here; None where memory does not hold one path."""
+    try:
+        return candidate_layouts(facts, TYPICAL_WORK, EngineOptions(is_unified=True))[0]
+    except BackendUnavailable:
+        return None
 
 
 def requantize_gguf(source: Path, target: Path, kind: str, threads: int | None = None) -> None:

@@ -66,7 +66,7 @@ def candidate_layouts(facts: ModelFacts, work: Workload, options: EngineOptions)
         BackendUnavailable: If not even one sequence fits into memory.
     """
     is_small = facts.parameters < SMALL_MODEL_PARAMETERS
-    wished = options.slots or (64 if is_small else 32)
+    wished = options.slots or (128 if is_small else 32)
     # More slots than paths only cost memory; a number that was asked for is kept.
     most = min(wished if options.slots else max(1, min(wished, work.requests)), MAX_SEQUENCES - 1)
     counts = [most] if options.slots or most < 8 else [most, most // 2]
@@ -123,9 +123,18 @@ def round_cells(count: int) -> int:
     return math.ceil(count / CELL_STEP) * CELL_STEP
 
 
+def _cell_bytes(facts: ModelFacts, kv_type: str) -> int:
+    return max(1, int(facts.cell_bytes * KV_TYPE_SIZE[kv_type]))
+
+
+def kv_bytes(facts: ModelFacts, layout: Layout) -> int:
+    """Return the bytes of a layout's KV cells."""
+    return layout.cells * _cell_bytes(facts, layout.kv_type)
+
+
 def _fit_memory(layout: Layout, facts: ModelFacts, needed_tokens: int) -> Layout:
     """Lower the cells, or the slots with them, to what free memory holds."""
-    cell_bytes = max(1, int(facts.cell_bytes * KV_TYPE_SIZE[layout.kv_type]))
+    cell_bytes = _cell_bytes(facts, layout.kv_type)
     most = int(MEMORY_SHARE * free_memory_bytes()) // cell_bytes
     if layout.cells <= most:
         return layout

@@ -71,12 +71,13 @@ def test_sampling_writes_paths_in_order_and_prints_a_summary(
     assert result.exit_code == 0, result.output
     assert "5 questions, 15 paths" in result.stdout
     assert "pass@1" in result.stdout
+    assert "tokens/s" in result.stdout
     written = lines(out)
     assert [one["question_id"] for one in written] == sorted(one["question_id"] for one in written)
     assert sum(one["count"] for one in written) == 15
     assert {one["student"] for one in written} == {"tiny.gguf"}
     manifest = json.loads((tmp_path / "paths.jsonl.manifest.json").read_text())
-    assert manifest["chosen"]["slots"] == 4
+    assert manifest["chosen"][str(student)]["slots"] == 4
     assert manifest["counts"]["paths"] == 15
     assert not (tmp_path / "paths.jsonl.partial").exists()
     assert not (tmp_path / "paths.jsonl.started.json").exists()
@@ -121,6 +122,51 @@ def test_an_adapter_makes_other_paths(questions: Path, student: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     assert [one["text"] for one in lines(base)] != [one["text"] for one in lines(adapted)]
     assert lines(adapted)[0]["student"] == "tiny.gguf+adapter.gguf"
+
+
+def test_two_students_share_a_file_and_an_adapter_goes_with_one(
+    questions: Path, student: Path, tmp_path: Path
+) -> None:
+    out, other = (
+        tmp_path / "paths.jsonl",
+        write_model(tmp_path / "other.gguf", TinyModel(context=2048, seed=5)),
+    )
+    args = [*sample_args(questions, student, out), "--student", other]
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    assert "tiny.gguf:\n  pass@1" in result.stdout
+    assert {one["student"] for one in lines(out)} == {"tiny.gguf", "other.gguf"}
+    chosen = json.loads((tmp_path / "paths.jsonl.manifest.json").read_text())["chosen"]
+    assert set(chosen) == {str(student), str(other)}
+    refused = run(*args, "--adapter", "some.gguf")
+    assert refused.exit_code == 2
+    assert "--adapter goes with one --student" in refused.stderr
+
+
+def test_every_option_of_the_engine_reaches_it(questions: Path, student: Path, tmp_path: Path) -> None:
+    out = tmp_path / "paths.jsonl"
+    options = ["--kv-layout", "unified", "--no-flash-attention", "--kv-type", "f32", "--repeat-penalty", 1.3]
+    result = run(*sample_args(questions, student, out), *options)
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((tmp_path / "paths.jsonl.manifest.json").read_text())
+    layout = manifest["chosen"][str(student)]
+    assert (layout["is_unified"], layout["has_flash_attention"], layout["kv_type"]) == (True, False, "f32")
+    assert manifest["made_from"]["sample"]["repeat_penalty"] == 1.3
+    plain = tmp_path / "plain.jsonl"
+    run(*sample_args(questions, student, plain))
+    assert [one["text"] for one in lines(plain)] != [one["text"] for one in lines(out)]
+
+
+def test_a_budget_of_samples_is_kept_and_told(questions: Path, student: Path, tmp_path: Path) -> None:
+    out = tmp_path / "paths.jsonl"
+    budget = ["--max-samples", 7, "--wanted-correct", 1]
+    result = run(*sample_args(questions, student, out), *budget, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["paths"] == sum(one["count"] for one in lines(out)) == 5 * 7  # a random model is never right
+    wrong = run(*sample_args(questions, student, tmp_path / "other.jsonl"), "--wanted-correct", 1)
+    assert wrong.exit_code == 2
+    assert "need max_samples_per_question" in wrong.stderr
 
 
 def test_show_prompt_prints_the_exact_text_and_tokens_and_samples_nothing(
@@ -299,7 +345,7 @@ def test_real_outputs_are_taken_over_whole(
 def test_inspect_says_what_a_file_holds(student: Path) -> None:
     result = run("students", "inspect", student)
     assert result.exit_code == 0, result.output
-    for told in ("architecture           llama", "trained context        2,048", "weight bytes"):
+    for told in ("architecture           llama", "trained context        2,048", "are free: fits"):
         assert told in result.stdout
     assert json.loads(run("students", "inspect", student, "--json").stdout)["layers"] == 2
 

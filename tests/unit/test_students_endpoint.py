@@ -186,3 +186,56 @@ def test_an_endpoint_that_is_down_is_said_at_once() -> None:
         open_student("tiny", url="http://127.0.0.1:9/v1")
     assert caught.value.exit_code == 1
     assert caught.value.hint
+
+
+def same_question(count: int) -> list[SampleRequest]:
+    return [SampleRequest("q", index, "prompt", seed=50 * index + 10) for index in range(count)]
+
+
+def test_a_question_s_paths_are_asked_for_together_where_the_server_has_n() -> None:
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        choices = [{"index": place, "text": f"path {place}"} for place in reversed(range(body["n"]))]
+        return 200, {"choices": choices, "usage": {"prompt_tokens": 5, "completion_tokens": 21}}
+
+    with serve(answer) as (url, asked):
+        student = open_student("tiny", url=url, prompt_style="completion")
+        results = list(student.complete_many(same_question(3), DecodeSettings()))
+        student.close()
+    assert len(asked) == 1
+    assert (asked[0][1]["n"], asked[0][1]["seed"]) == (3, 10)
+    # Path j has the request's seed plus j; how the 21 tokens divide among the paths is not known.
+    assert [(request.sample_index, request.seed) for request, _ in results] == [(0, 10), (1, 11), (2, 12)]
+    assert [result for _, result in results] == [
+        Completion(f"path {place}", "unknown", 5, None) for place in range(3)
+    ]
+
+
+def test_a_server_that_gives_one_choice_is_asked_for_each_path_and_nothing_is_lost() -> None:
+    with serve(lambda path, body: (200, completion(f"seed {body['seed']}"))) as (url, asked):
+        student = open_student("tiny", url=url, prompt_style="completion", options=EngineOptions(slots=1))
+        results = list(student.complete_many(same_question(3) + requests(2), DecodeSettings()))
+        student.close()
+    assert [result.text for _, result in results if isinstance(result, Completion)] == [
+        "seed 10", "seed 60", "seed 110", "seed 100", "seed 101",
+    ]  # fmt: skip
+    assert [body.get("n") for _, body in asked] == [3, None, None, None, None]
+
+
+def test_a_server_that_refuses_n_is_asked_for_each_path() -> None:
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return (400, {"error": "n must be 1"}) if "n" in body else (200, completion(f"seed {body['seed']}"))
+
+    with serve(answer) as (url, asked):
+        student = open_student("tiny", url=url, prompt_style="completion")
+        results = dict(student.complete_many(same_question(4), DecodeSettings()))
+        student.close()
+    assert [request.seed for request in results] == [10, 60, 110, 160]
+    assert len(asked) == 5
+
+
+def test_greedy_paths_are_never_asked_for_together() -> None:
+    with serve(lambda path, body: (200, completion("same"))) as (url, asked):
+        student = open_student("tiny", url=url, prompt_style="completion")
+        assert len(list(student.complete_many(same_question(2), DecodeSettings(temperature=0)))) == 2
+        student.close()
+    assert all("n" not in body for _, body in asked)

@@ -15,6 +15,7 @@ from lema_local.students import tuning
 from lema_local.students.base import EngineOptions, Prompt, SampleRequest
 from lema_local.students.decoder import Layout
 from lema_local.students.feed import Feed, Job, common_prefix
+from lema_local.students.inspection import gain_of_q4_0
 from lema_local.students.layout import (
     Workload,
     candidate_layouts,
@@ -82,7 +83,7 @@ def test_there_are_no_more_slots_than_paths() -> None:
 
 def test_a_small_model_gets_more_slots() -> None:
     small = replace(FACTS, parameters=2_000_000)
-    assert candidate_layouts(small, WORK, EngineOptions())[0].slots == 64
+    assert candidate_layouts(small, WORK, EngineOptions())[0].slots == 128
 
 
 def test_where_memory_is_short_the_pool_that_shares_prompts_comes_first(
@@ -170,3 +171,10 @@ def test_a_measurement_runs_on_every_kind_of_layout(tmp_path: Path) -> None:
     for layout in candidate_layouts(model.facts, work, EngineOptions(threads=1)):
         assert tuning.measure_layout(model, layout, work) > 0
     model.close()
+
+
+def test_a_faster_quantization_is_known_for_models_that_need_it() -> None:
+    slow = replace(FACTS, quantization="Q4_K - Medium")
+    assert gain_of_q4_0(slow) == pytest.approx(1.7)
+    assert gain_of_q4_0(replace(FACTS, quantization="Q4_0")) is None
+    assert gain_of_q4_0(replace(slow, parameters=2_000_000)) is None

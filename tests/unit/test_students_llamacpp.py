@@ -53,6 +53,11 @@ def qwen(folder: Path) -> Path:
     return write_model(folder / "qwen.gguf", TinyModel("qwen2", chat_template=CHAT_TEMPLATE, kv_heads=4))
 
 
+@pytest.fixture(scope="module")
+def gemma(folder: Path) -> Path:
+    return write_model(folder / "gemma.gguf", TinyModel("gemma2", is_tied=True, sliding_window=16))
+
+
 @contextmanager
 def opened(path: Path, *, adapters: Any = (), **options: Any) -> Iterator[LlamaStudent]:
     student = LlamaStudent(path, adapters=adapters, options=EngineOptions(**{"threads": 1, **options}))
@@ -97,7 +102,7 @@ def high_level_text(path: Path, prompt: str, max_tokens: int, ends: set[int]) ->
     return text
 
 
-@pytest.mark.parametrize("model", ["tiny", "qwen", "mamba"])
+@pytest.mark.parametrize("model", ["tiny", "qwen", "gemma", "mamba"])
 def test_greedy_text_equals_the_high_level_api(model: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(model)
     # As that API does it: without flash attention, whose last bits differ and could decide a near-tie.
@@ -108,7 +113,7 @@ def test_greedy_text_equals_the_high_level_api(model: str, request: pytest.Fixtu
 
 
 @pytest.mark.parametrize("is_unified", [True, False])
-@pytest.mark.parametrize("model", ["tiny", "mamba"])
+@pytest.mark.parametrize("model", ["tiny", "gemma", "mamba"])
 def test_greedy_samples_drawn_together_equal_the_one_drawn_alone(
     model: str, is_unified: bool, request: pytest.FixtureRequest
 ) -> None:
