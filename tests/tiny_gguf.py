@@ -1,7 +1,7 @@
 """Tiny GGUF models with random weights, for tests of everything that runs a model.
 
-They answer nonsense, but by the same code as real ones: byte-level BPE tokenizer, Llama, Qwen2, Gemma 2 or Mamba layers,
-chat template, end tokens, LoRA adapters.
+They answer nonsense, but by the same code as real ones: byte-level BPE tokenizer, Llama, Qwen2, Gemma 2 or Mamba
+layers, chat template, end tokens, LoRA adapters.
 
     path = write_model(tmp_path / "tiny.gguf", TinyModel(seed=1))
     adapter_path = write_adapter(tmp_path / "adapter.gguf", TinyModel(seed=1), scale=4.0)
