@@ -22,9 +22,11 @@ from lema_local.quickstart.problems import generate_questions
 from lema_local.records import Question, TrainingExample
 from lema_local.steps import number_steps, state_answer
 from lema_local.training.base import TrainSettings
-from lema_local.training.local import LocalTrainer, lay_out, make_plan
-from lema_local.training.models import Compute, choose_compute, load_for_training
+from lema_local.training.layout import lay_out
+from lema_local.training.local import LocalTrainer
+from lema_local.training.models import Compute, choose_compute, load_for_training, memory_bytes
 from lema_local.training.qlora import Job, fit
+from lema_local.training.shapes import read_shape
 from lema_local.training.tokens import EncodedExample, Encoder, encode_examples
 
 STUDENT = Path(__file__).parents[1] / "lema_local" / "quickstart" / "student.gguf"
@@ -52,10 +54,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", action="append", help="a row of the table; repeatable")
     chosen = parser.parse_args()
+    base = LocalTrainer(STUDENT).base
     import torch
 
     torch.set_num_threads(chosen.threads)
-    base = LocalTrainer(STUDENT).base
     encoder = Encoder(base)
     encoded, _ = encode_examples(encoder, make_examples(chosen.examples), max_length=1024)
     tokens = sum(len(example.input_ids) for example in encoded)
@@ -107,7 +109,9 @@ def make_examples(count: int) -> list[TrainingExample]:
 def train(
     folder: Path, encoder: Encoder, encoded: list[EncodedExample], changes: dict[str, Any], compute: Compute
 ) -> Marks:
-    settings = lay_out(TrainSettings(**{**COMMON, "epochs": 1.0, **changes}), compute)
+    lengths = [len(one.input_ids) for one in encoded]
+    settings = TrainSettings(**{**COMMON, "epochs": 1.0, **changes})
+    laid_out = lay_out(settings, compute, read_shape(folder), lengths, memory_bytes(compute)[1])
     marks: Marks = []
 
     def mark(step: int, steps: int, values: dict[str, float]) -> None:
@@ -117,8 +121,8 @@ def train(
         job = Job(
             folder,
             encoded,
-            make_plan(encoded, settings),
-            settings,
+            laid_out.plan,
+            laid_out.settings,
             compute,
             encoder.tokenizer,
             "bench",

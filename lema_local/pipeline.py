@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
@@ -22,10 +23,11 @@ from lema_local.datasets import split_validation
 from lema_local.errors import InputError
 from lema_local.jsonl import write_records
 from lema_local.prompts import CotPrompt, load_correction_prompt, load_cot_prompt
-from lema_local.recipe import Recipe, dump_recipe, settings_in_result
+from lema_local.recipe import NOT_IN_RESULT, Recipe, dump_recipe, settings_in_result
 from lema_local.records import (
     Correction,
     Prediction,
+    Question,
     Rationale,
     ReasoningPath,
     Scores,
@@ -36,7 +38,7 @@ from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, fingerpr
 from lema_local.sampling import SampleWatch, predict_into_file, sample_into_file
 from lema_local.stage_runner import STAGES, Outcome, Show, StageRunner, Work, save_chosen
 from lema_local.stages.augment import augment_rationales
-from lema_local.stages.build import build_arms, count_examples
+from lema_local.stages.build import build_arms, build_held_out, count_examples
 from lema_local.stages.correct import correct_mistakes, path_key, select_mistakes
 from lema_local.stages.evaluate import score_predictions
 from lema_local.stages.export import check_exported, describe_divergence
@@ -45,7 +47,13 @@ from lema_local.stages.questions import check_disjoint, check_gold_answers
 from lema_local.stages.sample import greedy_settings
 from lema_local.students.base import PromptStyle, Student
 from lema_local.teachers import prompt_for
-from lema_local.training.base import FidelityResult, Trainer, TrainSettings
+from lema_local.training.base import (
+    FidelityResult,
+    Trainer,
+    TrainResult,
+    TrainSettings,
+    Validation,
+)
 from lema_local.wiring import (
     REFERENCE,
     LentStudents,
@@ -298,36 +306,59 @@ class Pipeline:
         settings = self._train_settings()
 
         def made_from(arm: str) -> MadeFrom:
-            own = {
-                key: value
-                for key, value in settings.model_dump(mode="json").items()
-                if key != "save_every_steps"
-            }
+            own = settings.model_dump(mode="json", exclude=set(NOT_IN_RESULT["train"]) - {"arms"})
             return {
                 "examples": self.runner.marks["build"],
                 "base": self.base_identity,
                 "arm": arm,
                 "train": own,
+                "held_out": self.runner.marks["validation questions"]
+                if settings.validate_every_steps
+                else None,
             }
 
         def train_arm(arm: str) -> Work:
             def work(folder: StageFolder, _: Manifest) -> Outcome:
-                examples = self.runner.read("build", f"{arm}.jsonl", TrainingExample)
-                with self.show(f"train {arm}") as update, self._student() as student:
-                    result = self.trainer.train(
-                        examples,
-                        settings,
-                        folder.path,
-                        lambda step, steps, values: update(
-                            step, steps, **{k: f"{v:.3g}" for k, v in values.items()}
-                        ),
-                        getattr(student, "tokenize", None),
-                    )
-                return Outcome(counts=to_plain(result))
+                return Outcome(counts=to_plain(self.fit_arm(arm, folder.path)))
 
             return work
 
         self._do_arms("train", made_from, train_arm)
+
+    def fit_arm(self, arm: str, out_dir: Path) -> TrainResult:
+        """Fit one arm's adapter from what stands in the run folder; returns at once where that has been done."""
+        examples = self.runner.read("build", f"{arm}.jsonl", TrainingExample)
+        settings = self._train_settings()
+        with self.show(f"train {arm}") as update, self._student() as student:
+            return self.trainer.train(
+                examples,
+                settings,
+                out_dir,
+                lambda step, steps, values: update(step, steps, **{k: f"{v:.3g}" for k, v in values.items()}),
+                getattr(student, "tokenize", None),
+                validation=self._validation(settings),
+                tell=self.tell,
+            )
+
+    def _validation(self, settings: TrainSettings) -> Validation | None:
+        """The held-out questions as examples, and what lets an adapter answer them."""
+        questions = self.runner.read("questions", "validation.jsonl", Question)
+        if not questions:
+            return None
+        prompt = load_cot_prompt(self.recipe.build.cot_prompt)
+        style = self.recipe.train.prompt_style
+
+        def answer(adapter_dir: Path) -> float:
+            with TemporaryDirectory() as folder:
+                gguf = Path(folder) / "adapter.gguf"
+                self.trainer.export(adapter_dir, gguf)
+                with self._student(adapter=gguf, style=style) as student:
+                    greedy = greedy_settings(self.recipe.evaluate.max_tokens)
+                    paths = sample_into_file(Path(folder) / "paths.jsonl", questions, student, prompt, greedy)
+            return sum(path.verdict == "correct" for path in paths) / len(questions)
+
+        examples = build_held_out(questions, self.recipe.build)
+        return Validation(examples, answer if settings.validate_answers_every else None)
 
     def do_export(self) -> None:
         """Bring each adapter into GGUF, and see that it is the same student there."""

@@ -28,7 +28,7 @@ from lema_local.stages.filter import FilterSettings
 from lema_local.stages.sample import SampleSettings
 from lema_local.students.base import EngineOptions, KvType
 from lema_local.teachers.secrets import mask_secrets
-from lema_local.training.base import TrainSettings
+from lema_local.training.base import LAYOUT_SETTINGS, TrainSettings
 
 
 class Block(BaseModel):
@@ -217,7 +217,7 @@ NOT_IN_RESULT: dict[str, frozenset[str]] = {
     "sample": frozenset(),
     "correct": frozenset({"concurrency", "timeout_s", "retries"}),
     "augment": frozenset({"concurrency", "timeout_s", "retries"}),
-    "train": frozenset({"arms", "save_every_steps"}),
+    "train": frozenset({"arms", "save_every_steps", "report_to", *LAYOUT_SETTINGS}),
 }
 """Settings that change how a result is reached, not the result: they are in no fingerprint."""
 

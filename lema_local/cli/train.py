@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +17,7 @@ from lema_local.cli.progress import notice, progress_bar
 if TYPE_CHECKING:
     from lema_local.training.base import TrainSettings
 
+_FILE_OR_FOLDER = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 MERGED_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
@@ -22,7 +26,14 @@ MERGED_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 def _settings_options(command: Any) -> Any:
     """Add a flag per setting of a training; a flag that is not given leaves the paper's default."""
     options = (
-        click.option("--method", type=click.Choice(["qlora", "lora"]), help="4-bit base, or base as it is [qlora]."),
+        click.option(
+            "--method", type=click.Choice(["qlora", "lora", "full"]),
+            help="4-bit base, base as it is, or all weights without an adapter [qlora].",
+        ),
+        click.option(
+            "--memory", type=click.Choice(["auto", "8gb", "12gb", "16gb", "24gb"]),
+            help="The card to lay out for; the result stays [auto: what is free].",
+        ),
         click.option("--rank", "lora_rank", type=int, help="Width of the adapter [64]."),
         click.option("--alpha", "lora_alpha", type=float, help="The adapter is scaled by alpha / rank [16]."),
         click.option("--dropout", "lora_dropout", type=float, help="Dropout on the adapter's inputs [0.05]."),
@@ -31,16 +42,23 @@ def _settings_options(command: Any) -> Any:
             "--schedule", type=click.Choice(["constant", "linear", "cosine"]), help="Of the learning rate [constant]."
         ),
         click.option("--batch-size", type=int, help="Examples per optimizer step [96]."),
-        click.option("--micro-batch-size", type=int, help="Examples computed at once: speed, memory [4; CPU 8]."),
+        click.option("--micro-batch-size", type=int, help="Examples computed at once [as --memory has room for]."),
         click.option("--epochs", type=float, help="Passes through the examples [3]."),
         click.option("--max-steps", type=int, help="Optimizer steps, instead of --epochs."),
         click.option("--max-length", type=int, help="Longer examples (in tokens) are left out, never cut [1024]."),
         click.option("--packed/--padded", "is_packed", default=None, help="Rows without padding [packed on a GPU]."),
         click.option(
             "--checkpointing/--no-checkpointing", "has_gradient_checkpointing", default=None,
-            help="Less memory, more time [on].",
+            help="Less memory, more time [where --memory asks for it].",
         ),
         click.option("--seed", type=int, help="Of first weights, order and dropout [0]."),
+        click.option(
+            "--validate-every", "validate_every_steps", type=int, help="Steps between looks at --validation [50]."
+        ),
+        click.option(
+            "--report-to", type=click.Choice(["tensorboard", "wandb"]), multiple=True,
+            help="Report losses there too; repeatable.",
+        ),
         click.option("--save-every", "save_every_steps", type=int, help="Steps between checkpoints [50]."),
         click.option(
             "--prompt-style", type=click.Choice(["auto", "completion", "chat"]), default="auto", show_default=True,
@@ -53,51 +71,180 @@ def _settings_options(command: Any) -> Any:
 
 
 @click.command()
-@click.argument("train_path", metavar="TRAIN.jsonl", type=_FILE)
-@click.option(
-    "--base", required=True, metavar="MODEL_OR_GGUF", help="GGUF file, Hugging Face folder or hub name."
-)
-@click.option(
-    "--out", "out_dir", required=True, type=_FOLDER, help="Folder for adapter/ and train_log.jsonl."
-)
+@click.argument("train_path", metavar="TRAIN.jsonl|RUN", type=_FILE_OR_FOLDER)
+@click.option("--base", metavar="MODEL_OR_GGUF", help="GGUF file, Hugging Face folder or hub name.")
+@click.option("--out", "out_dir", type=_FOLDER, help="Folder for adapter/ and train_log.jsonl.")
 @click.option("--base-gguf", type=_FILE, help="The GGUF that the adapter is for, where --base is none.")
+@click.option(
+    "--validation", "held_out_path", type=_FILE, help="Held-out examples; the best adapter is kept."
+)
 @_settings_options
+@click.option("--dry-run", "is_dry", is_flag=True, help="Only say what training and export need, and stop.")
+@click.option(
+    "--show-launch",
+    "cards",
+    metavar="CARDS",
+    type=click.IntRange(min=2),
+    help="Only print the commands that train on so many cards, and stop.",
+)
 @click.option("--json", "is_json", is_flag=True, help="Print the result as JSON.")
 def train(
     train_path: Path,
-    base: str,
-    out_dir: Path,
+    base: str | None,
+    out_dir: Path | None,
     base_gguf: Path | None,
+    held_out_path: Path | None,
     prompt_style: Literal["auto", "completion", "chat"],
+    is_dry: bool,
+    cards: int | None,
     is_json: bool,
     **given: Any,
 ) -> None:
     """Fit a LoRA adapter to the base with the examples of TRAIN.jsonl (`lema build` writes them).
 
-    The same command again goes on from the last checkpoint.
+    The same command again goes on from the last checkpoint. Given the folder of a RUN that is built, its arms are
+    trained as its recipe says; `lema run` then goes on with the export.
 
     \b
     Example:
       lema train runs/mine/5_build/lema.jsonl --base student.gguf --out adapters/lema --epochs 2
+      lema train lema.jsonl --base meta-llama/Llama-2-7b-hf --out x --memory 12gb --dry-run
+      lema train runs/mine --show-launch 2
     """
+    from lema_local.errors import InputError
+
+    if cards is not None:
+        _show_launch(cards)
+        return
+    if train_path.is_dir():
+        _train_run(train_path, is_json=is_json)
+        return
+    if base is None or (out_dir is None and not is_dry):
+        raise InputError(
+            "which base is to be trained, and where is the adapter to go?", hint="give --base and --out"
+        )
+    given["report_to"] = given["report_to"] or None
+    if is_dry:
+        _show_memory(base, _settings(given), is_json=is_json)
+        return
+    assert out_dir is not None
+    gguf = base_gguf or (Path(base) if base.endswith(".gguf") else None)
+    _train_file(train_path, base, out_dir, gguf, held_out_path, prompt_style, given, is_json=is_json)
+
+
+def _train_file(
+    train_path: Path,
+    base: str,
+    out_dir: Path,
+    gguf: Path | None,
+    held_out_path: Path | None,
+    prompt_style: str,
+    given: dict[str, Any],
+    *,
+    is_json: bool,
+) -> None:
     from lema_local.jsonl import read_records
     from lema_local.records import TrainingExample
-    from lema_local.stages.train import describe_training, train_arm
+    from lema_local.stages.train import train_arm
+    from lema_local.training.base import Validation
     from lema_local.training.local import LocalTrainer
 
-    gguf = base_gguf or (Path(base) if base.endswith(".gguf") else None)
     examples = read_records(train_path, TrainingExample)
+    validation = Validation(read_records(held_out_path, TrainingExample)) if held_out_path else None
     trainer = LocalTrainer(base, gguf)
     student = _open_student(gguf, prompt_style) if gguf else None
     style = student.prompt_style if student else ("completion" if prompt_style == "auto" else prompt_style)
     settings = _settings({**given, "prompt_style": style})
-    with progress_bar("train") as update:
-        result = train_arm(examples, trainer, settings, out_dir, _show_on(update), student)
+    with _only_main_talks(), progress_bar("train") as update:
+        result = train_arm(
+            examples,
+            trainer,
+            settings,
+            out_dir,
+            _show_on(update),
+            student,
+            validation=validation,
+            tell=notice,
+        )
+    _print_result(result, is_json=is_json)
+
+
+def _train_run(run_dir: Path, *, is_json: bool) -> None:
+    """Train the arms of a run that is built, in its folder."""
+    from lema_local.errors import InputError
+    from lema_local.pipeline import Pipeline
+    from lema_local.recipe import load_recipe
+    from lema_local.runs import RunFolder
+    from lema_local.training.processes import this_process
+
+    folder = RunFolder(run_dir)
+    if not folder.recipe_path.is_file():
+        raise InputError(f"{run_dir} is no run: it has no recipe.yaml", hint="lema run RECIPE --until build")
+    pipeline = Pipeline(load_recipe(folder.recipe_path), folder, show=progress_bar, tell=notice, reuse=None)
+    with _only_main_talks(), folder.lock() if this_process().is_main else nullcontext():
+        results = [
+            pipeline.fit_arm(arm, pipeline.runner.path("train", arm)) for arm in pipeline.recipe.train.arms
+        ]
+    for result in results:
+        _print_result(result, is_json=is_json)
+
+
+@contextmanager
+def _only_main_talks() -> Iterator[None]:
+    """Of several processes that train together, one shows progress."""
+    from lema_local.cli import progress
+    from lema_local.training.processes import this_process
+
+    was_quiet = progress.is_quiet
+    progress.is_quiet = was_quiet or not this_process().is_main
+    try:
+        yield
+    finally:
+        progress.is_quiet = was_quiet
+
+
+def _print_result(result: Any, *, is_json: bool) -> None:
+    from lema_local.stages.train import describe_training
+    from lema_local.training.processes import this_process
+
+    if not this_process().is_main:
+        return
     if is_json:
         click.echo(json.dumps(asdict(result), default=str))
         return
     click.echo("\n".join(describe_training(result)))
-    click.echo(f"adapter: {result.adapter_dir}")
+    click.echo(f"{result.adapter_dir.name}: {result.adapter_dir}")
+
+
+def _show_launch(cards: int) -> None:
+    """Print what starts this very command on several cards."""
+    from lema_local.training.processes import launch_commands
+
+    arguments = list(sys.argv[1:])
+    at = next(i for i, one in enumerate(arguments) if one.startswith("--show-launch"))
+    del arguments[at : at + (1 if "=" in arguments[at] else 2)]
+    for words, command in launch_commands(arguments, cards).items():
+        click.echo(f"# {words}\n{command}")
+
+
+def _show_memory(base: str, settings: TrainSettings, *, is_json: bool) -> None:
+    """Print the estimate from the base's configuration alone: neither weights nor examples are read."""
+    from lema_local.training.layout import plan_for_machine
+    from lema_local.training.memory import describe_memory, estimate_export
+    from lema_local.training.shapes import read_shape
+
+    shape = read_shape(base)
+    plan = plan_for_machine(shape, settings)
+    if not is_json:
+        click.echo("\n".join(describe_memory(shape, settings, plan)))
+        return
+    training = {**plan.estimate.parts(), "total": plan.estimate.total}
+    export = asdict(estimate_export(shape, settings))
+    click.echo(
+        json.dumps(
+            {"budget": plan.budget, "layout": asdict(plan.layout), "training": training, "export": export}
+        )
+    )
 
 
 def _open_student(gguf: Path, prompt_style: Any) -> Any:

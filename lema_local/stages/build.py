@@ -91,6 +91,12 @@ def build_arms(
     return arms
 
 
+def build_held_out(questions: Iterable[Question], settings: BuildSettings) -> list[TrainingExample]:
+    """Return the gold rationales of held-out questions as examples to look at on the way, the same for each arm."""
+    by_id = {question.id: question for question in questions}
+    return _build_shared(by_id, [], load_cot_prompt(settings.cot_prompt), settings)
+
+
 def count_examples(arms: Mapping[Arm, Sequence[TrainingExample]]) -> dict[str, dict[str, int]]:
     """Return by arm: examples by what they were made from, words and characters of all completions."""
     return {arm: _count_arm(examples) for arm, examples in arms.items()}

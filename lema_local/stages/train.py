@@ -13,7 +13,15 @@ from pathlib import Path
 
 from lema_local.records import TrainingExample
 from lema_local.students.base import Student
-from lema_local.training.base import OnProgress, Trainer, TrainResult, TrainSettings
+from lema_local.training.base import (
+    OnProgress,
+    Tell,
+    Trainer,
+    TrainResult,
+    TrainSettings,
+    Validation,
+    ignore,
+)
 
 
 def train_arm(
@@ -23,6 +31,9 @@ def train_arm(
     out_dir: Path,
     on_progress: OnProgress,
     student: Student | None = None,
+    *,
+    validation: Validation | None = None,
+    tell: Tell = ignore,
 ) -> TrainResult:
     """Fit an adapter into `out_dir/adapter`; goes on where it was interrupted.
 
@@ -33,12 +44,15 @@ def train_arm(
         out_dir: This arm's folder.
         on_progress: Called after each optimizer step.
         student: Who will answer with the adapter: where it can tell its token ids, the prompts' are compared first.
+        validation: Held-out examples; the adapter that does best on them is kept.
+        tell: Told what is trained on before the first step, and of each look at the held-out examples.
 
     Raises:
         InputError: If base, examples, folder and student do not fit together.
         BackendError: If the training fails; its checkpoints are kept.
     """
-    return trainer.train(examples, settings, out_dir, on_progress, getattr(student, "tokenize", None))
+    tokenize = getattr(student, "tokenize", None)
+    return trainer.train(examples, settings, out_dir, on_progress, tokenize, validation=validation, tell=tell)
 
 
 def describe_training(result: TrainResult) -> list[str]:
@@ -49,6 +63,14 @@ def describe_training(result: TrainResult) -> list[str]:
         f"{result.optimizer_steps:,} steps in {result.seconds:.0f} s, loss {result.final_loss:.4f}, "
         f"peak memory {result.peak_memory_gib:.1f} GiB",
     ]
+    best, estimate = result.details.get("best"), result.details.get("memory_estimate_gib")
+    if best:
+        right = (
+            "" if best["pass_at_1"] is None else f", {best['pass_at_1']:.1%} of the held-out questions right"
+        )
+        lines.append(f"kept: the adapter of step {best['step']}, held-out loss {best['loss']:.4f}{right}")
+    if estimate:
+        lines.append(f"memory: {estimate['total']:.2f} GiB estimated, {result.peak_memory_gib:.2f} measured")
     if result.left_out_ids:
         named = ", ".join(result.left_out_ids[:5])
         more = f" and {len(result.left_out_ids) - 5} more" if len(result.left_out_ids) > 5 else ""

@@ -13,6 +13,8 @@ from lema_local.records import TrainingExample
 
 OnProgress = Callable[[int, int, dict[str, float]], None]
 """Called with (optimizer steps done, steps in all, values such as {"loss": 1.2})."""
+Tell = Callable[[str], None]
+"""Called with lines for the user."""
 TokenizePrompt = Callable[[Any], Sequence[int]]
 """The token ids, BOS included, that the student decodes for a prompt: text, or chat messages ({"role", "content"},)."""
 AnswerGreedily = Callable[[Sequence[str], int], Sequence[str]]
@@ -25,6 +27,10 @@ MIN_SAME_TOP = 0.99
 """Share of positions outside near-ties where both prefer the same token."""
 
 
+def ignore(line: str) -> None:
+    """Tell nobody."""
+
+
 class TrainSettings(BaseModel):
     """How an adapter is fitted. The defaults are the paper's, where it gives them.
 
@@ -33,23 +39,27 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["qlora", "lora"] = "qlora"
-    """`qlora`: the base in NF4 with double quantization [P, R]; `lora`: the base as it is."""
+    method: Literal["qlora", "lora", "full"] = "qlora"
+    """`qlora`: the base in NF4 with double quantization [P, R]; `lora`: the base as it is; `full`: all weights are
+    trained, no adapter."""
+    memory: Literal["auto", "8gb", "12gb", "16gb", "24gb"] = "auto"
+    """The card that the layout of a step is chosen for: examples at once, packing, checkpointing; the result stays.
+    `auto`: what is free on this machine."""
     lora_rank: int = Field(64, ge=1)
     """Width of the adapter [P]."""
     lora_alpha: float = Field(16.0, gt=0)
     """The adapter is scaled by alpha / rank [R]."""
     lora_dropout: float = Field(0.05, ge=0, lt=1)
     """Share of the adapter's inputs dropped while training [P]."""
-    learning_rate: float = Field(2e-4, gt=0)
-    """The paper: 2e-4 below 34B parameters, 1e-4 from there [P]."""
+    learning_rate: float | None = Field(None, gt=0)
+    """None: the paper's, 2e-4 below 34B parameters and 1e-4 from there [P]."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of the learning rate, without warm-up: constant [R], or falling to 0 at the last step."""
     batch_size: int = Field(96, ge=1)
     """Examples per optimizer step [P]; exactly so many in each step."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Examples computed at once, on average when packed: less takes less memory; the result stays. None: 4 on a GPU,
-    8 on a CPU (measured there with a model of 2.6M parameters: 32 took 1.7 times as long as 8)."""
+    """Examples computed at once, on average when packed: less takes less memory; the result stays. None: as `memory`
+    has room for; at most 8 on a CPU (measured there with a model of 2.6M parameters: 32 took 1.7 times as long)."""
     epochs: float = Field(3.0, gt=0)
     """Passes through the examples; the paper gives steps instead (2,000: 4.3 to 7.3 passes) [P]."""
     max_steps: int | None = Field(None, ge=1)
@@ -61,16 +71,38 @@ class TrainSettings(BaseModel):
     is_packed: bool | None = None
     """A micro-batch is one row without padding, its examples kept apart; the result stays. None: on a GPU; on a CPU
     the attention over such a row costs more than the padding that it saves."""
-    has_gradient_checkpointing: bool = True
-    """Computes activations twice to save memory [R]; the result stays."""
+    has_gradient_checkpointing: bool | None = None
+    """Computes activations twice to save memory [R]; the result stays. None: where `memory` asks for it."""
     max_grad_norm: float = Field(0.3, gt=0)
     """Gradients are clipped to this norm [R]."""
     weight_decay: float = Field(0.01, ge=0)
     """AdamW's decay [R]."""
     seed: int = 0
     """Draws the adapter's first weights, the order of the examples and the dropout [R]."""
+    validate_every_steps: int | None = Field(50, ge=1)
+    """Steps between two looks at the held-out examples, where there are some; the best adapter seen, the last step's
+    among them, is the one that is kept. None: never; the last one is kept."""
+    validate_answers_every: int = Field(0, ge=0)
+    """At every so-manieth look the held-out questions are also answered greedily, through the exported adapter. 0:
+    never. 1: at each, and the best adapter is the one with the most right answers; else the one of least loss."""
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where transformers reports the losses to, beside `train_log.jsonl`: nothing leaves this machine by itself."""
     save_every_steps: int = Field(50, ge=1)
     """Steps between checkpoints, from which a killed training goes on with the same losses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What a training is looked at with, on its way."""
+
+    examples: Sequence[TrainingExample]
+    """Held out: none of their questions is trained on."""
+    answer: Callable[[Path], float] | None = None
+    """An adapter's folder -> the share of the held-out questions that its export answers rightly, greedily."""
+
+
+LAYOUT_SETTINGS = ("memory", "micro_batch_size", "is_packed", "has_gradient_checkpointing")
+"""How a step is computed, not what comes of it: they may change between a start and the next."""
 
 
 class BaseFacts(BaseModel):
@@ -102,6 +134,7 @@ class TrainResult:
     """What came of a training."""
 
     adapter_dir: Path
+    """The adapter's folder; the whole model's where all weights were trained."""
     optimizer_steps: int
     examples: int
     """Examples trained on, each one counted once."""
@@ -228,10 +261,14 @@ class Trainer(Protocol):
         out_dir: Path,
         on_progress: OnProgress,
         tokenize_prompt: TokenizePrompt | None = None,
+        *,
+        validation: Validation | None = None,
+        tell: Tell = ignore,
     ) -> TrainResult:
-        """Fit an adapter into `out_dir/adapter`, with a line per step in `out_dir/train_log.jsonl`.
+        """Fit an adapter into `out_dir/adapter`, or a whole model into `out_dir/model`.
 
-        Goes on from the last checkpoint in `out_dir`, and returns at once where the same training has finished.
+        Writes a line per step into `out_dir/train_log.jsonl`. Goes on from the last checkpoint in `out_dir`, and
+        returns at once where the same training has finished.
 
         Args:
             examples: What to train on.
@@ -240,6 +277,9 @@ class Trainer(Protocol):
             on_progress: Called after each optimizer step.
             tokenize_prompt: The student's own tokenizer; where given, training does not start unless it gives the
                 same ids as the base's.
+            validation: Held-out examples; the adapter that does best on them is kept.
+            tell: Called before the first step with a table of what is trained on, what was left out and how a step is
+                laid out, and with each look at the held-out examples.
 
         Raises:
             InputError: If the base, the examples or the folder do not fit.

@@ -54,12 +54,31 @@ def open_base(source: str | Path) -> Base:
         return _open_folder(path, str(source), "folder")
     if path.is_file():
         return _open_gguf(path)
-    if HUB_NAME.fullmatch(str(source)) and path.suffix != ".gguf":
-        return _open_folder(_fetch(str(source)), str(source), "hub")
+    if is_hub_name(source):
+        return _open_folder(_fetch(str(source), [*WEIGHTS, *OTHERS]), str(source), "hub")
     raise InputError(
         f"no such base: {source}",
         hint="give a GGUF file, a Hugging Face folder, or a name such as Qwen/Qwen2.5-0.5B",
     )
+
+
+def is_hub_name(source: str | Path) -> bool:
+    """True for OWNER/NAME, which may stand on the hub."""
+    return bool(HUB_NAME.fullmatch(str(source))) and Path(source).suffix != ".gguf"
+
+
+def fetch_config(name: str) -> dict[str, Any]:
+    """Return a hub model's config.json; its weights are not fetched.
+
+    Raises:
+        BackendUnavailable: If it cannot be fetched.
+    """
+    config = read_json(_fetch(name, ["config.json"]) / "config.json")
+    if config is None:
+        raise BackendUnavailable(
+            f"the hub's {name} has no config.json here", hint="go online once, or give a local folder"
+        )
+    return config
 
 
 def check_matches_gguf(facts: BaseFacts, gguf: GgufFacts) -> None:
@@ -186,7 +205,7 @@ def _check_room(folder: Path, needed: int, what: Path) -> None:
         )
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, patterns: list[str]) -> Path:
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -197,7 +216,7 @@ def _fetch(name: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*WEIGHTS, *OTHERS]))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except GatedRepoError as err:
         raise BackendUnavailable(
             f"{name} is gated on the hub",
@@ -214,7 +233,7 @@ def _fetch(name: str) -> Path:
 
 
 def _open_folder(folder: Path, source: str, kind: str) -> Base:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config is None:
         raise InputError(
             f"{folder} is no model folder: it has no config.json", hint="give a Hugging Face model folder"
@@ -226,7 +245,12 @@ def _open_folder(folder: Path, source: str, kind: str) -> Base:
     return Base(folder, _folder_facts(folder, source, kind, config))
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None where there is none.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -250,7 +274,7 @@ def _folder_facts(folder: Path, source: str, kind: str, config: Mapping[str, Any
         raise InputError(
             f"{folder}: its tokenizer has no end token", hint="set eos_token in tokenizer_config.json"
         )
-    generation = _read_json(folder / "generation_config.json") or {}
+    generation = read_json(folder / "generation_config.json") or {}
     stops = generation.get("eos_token_id", config.get("eos_token_id"))
     stop_ids = {int(tokenizer.eos_token_id), *([stops] if isinstance(stops, int) else stops or [])}
     first = tokenizer("a").input_ids[:1]

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lema_local.errors import InputError
+
 Row = list[int]
 """Positions of examples: one row when packed, the examples of a padded micro-batch otherwise."""
 
@@ -37,7 +39,14 @@ def count_steps(examples: int, batch_size: int, epochs: float, max_steps: int | 
 
 
 def plan_batches(
-    lengths: Sequence[int], *, batch_size: int, micro_batch_size: int, steps: int, seed: int, is_packed: bool
+    lengths: Sequence[int],
+    *,
+    batch_size: int,
+    micro_batch_size: int,
+    steps: int,
+    seed: int,
+    is_packed: bool,
+    processes: int = 1,
 ) -> BatchPlan:
     """Lay out a training.
 
@@ -48,8 +57,17 @@ def plan_batches(
         steps: Optimizer steps.
         seed: Draws the order of each pass.
         is_packed: Even out tokens over rows; else examples of like length together, equally many a micro-batch.
+        processes: That share a step: each takes every so-manieth micro-batch.
+
+    Raises:
+        InputError: If the examples of a step cannot be shared.
     """
-    per_step = math.ceil(batch_size / micro_batch_size)
+    if batch_size % processes:
+        raise InputError(
+            f"train.batch_size {batch_size} cannot be shared by {processes} processes",
+            hint=f"a multiple of {processes}, or another number of processes",
+        )
+    per_step = min(batch_size, math.ceil(batch_size / micro_batch_size / processes) * processes)
     stream = _endless(len(lengths), seed)
     lay_out = _even_rows if is_packed else _like_lengths
     rows: list[Row] = []

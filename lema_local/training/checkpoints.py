@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,12 +27,20 @@ class Complete(BaseModel):
     step: int
 
 
-class LogLine(BaseModel):
-    """One optimizer step in `train_log.jsonl`."""
+class StepLine(BaseModel):
+    """A line about an optimizer step."""
 
     model_config = ConfigDict(extra="forbid")
 
     step: int
+
+
+Line = TypeVar("Line", bound=StepLine)
+
+
+class LogLine(StepLine):
+    """One optimizer step in `train_log.jsonl`."""
+
     loss: float
     """Mean over the step's trained tokens, nats."""
     grad_norm: float
@@ -49,8 +58,13 @@ def mark_complete(folder: Path, fingerprint: str, step: int) -> None:
     write_text(folder / MARKER, Complete(fingerprint=fingerprint, step=step).model_dump_json() + "\n")
 
 
-def last_checkpoint(folder: Path, fingerprint: str) -> tuple[Path, int] | None:
+def last_checkpoint(folder: Path, fingerprint: str, *, may_remove: bool = True) -> tuple[Path, int] | None:
     """Return the last whole checkpoint with its step; torn ones are removed. None: start at the beginning.
+
+    Args:
+        folder: Of checkpoints.
+        fingerprint: Of the training that goes on.
+        may_remove: False: another process removes them.
 
     Raises:
         RunStateError: If the checkpoints belong to another training.
@@ -59,7 +73,8 @@ def last_checkpoint(folder: Path, fingerprint: str) -> tuple[Path, int] | None:
     for path in folder.glob("checkpoint-*"):
         complete = _read_marker(path)
         if complete is None or not re.fullmatch(r"checkpoint-\d+", path.name):
-            shutil.rmtree(path)
+            if may_remove:
+                shutil.rmtree(path)
         elif complete.fingerprint != fingerprint:
             raise RunStateError(
                 f"{folder.parent} holds checkpoints of another training (other examples, settings or base)",
@@ -80,9 +95,9 @@ def _read_marker(path: Path) -> Complete | None:
         return None
 
 
-def rewind_log(path: Path, step: int) -> list[LogLine]:
-    """Drop what the log says about steps after `step`, which will be done again; return the rest."""
-    lines = [line for line in read_partial(path, LogLine) if line.step <= step]
+def rewind_log(path: Path, step: int, kind: type[Line]) -> list[Line]:
+    """Drop what a log says about steps after `step`, which will be done again; return the rest."""
+    lines = [line for line in read_partial(path, kind) if line.step <= step]
     if path.exists():
         keep_first(path, len(lines))
     return lines

@@ -63,7 +63,11 @@ def quiet_libraries() -> Iterator[list[str]]:
 def _hush() -> Callable[[], None]:
     """Turn the chatter off; return what turns it on again."""
     import datasets
+    import huggingface_hub.constants
     from transformers.utils import logging as transformers_logging
+
+    # TRL reports each training to the hub otherwise; the variable of this name counts only before the first import.
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
 
     verbosity, had_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     had_dataset_bars = not datasets.are_progress_bars_disabled()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,24 +16,32 @@ from lema_local.jsonl import finish
 from lema_local.records import TrainingExample
 from lema_local.runs import fingerprint, library_versions, write_text
 from lema_local.training.base import (
+    LAYOUT_SETTINGS,
     AnswerGreedily,
     Exported,
     ExportResult,
     FidelityResult,
     MergeResult,
     OnProgress,
+    Tell,
     TokenizePrompt,
     TrainResult,
     TrainSettings,
+    Validation,
+    ignore,
 )
 from lema_local.training.bases import FACTS_NAME, Base, check_matches_gguf, open_base
-from lema_local.training.batches import BatchPlan, count_steps, plan_batches
 from lema_local.training.checkpoints import remove_checkpoints
 from lema_local.training.export import export_adapter
 from lema_local.training.gguf_files import UNQUANTIZED, read_gguf_facts
+from lema_local.training.layout import LaidOut, find_budget, lay_out
 from lema_local.training.libraries import require_training_libraries
 from lema_local.training.merge import merge_adapter
-from lema_local.training.models import Compute, choose_compute
+from lema_local.training.models import Compute, choose_compute, memory_bytes
+from lema_local.training.processes import this_process
+from lema_local.training.qlora import CHECKPOINTS, Job, fit, wait_for_everyone
+from lema_local.training.shapes import ModelShape, read_shape
+from lema_local.training.table import describe_examples, describe_layout
 from lema_local.training.tokens import (
     EncodedExample,
     Encoder,
@@ -40,9 +49,10 @@ from lema_local.training.tokens import (
     check_same_tokens,
     encode_examples,
 )
+from lema_local.training.validation import BEST, fill_rows
 
 RESULT_NAME = "lema_training.json"
-NOT_IN_RESULT = {"save_every_steps"}
+NOT_IN_RESULT = {"save_every_steps", "report_to", *LAYOUT_SETTINGS}
 
 
 class TrainingRecord(BaseModel):
@@ -86,6 +96,9 @@ class LocalTrainer:
         out_dir: Path,
         on_progress: OnProgress,
         tokenize_prompt: TokenizePrompt | None = None,
+        *,
+        validation: Validation | None = None,
+        tell: Tell = ignore,
     ) -> TrainResult:
         """Fit an adapter; see `Trainer.train`."""
         settings = _own_settings(settings)
@@ -94,34 +107,51 @@ class LocalTrainer:
             check_same_tokens(encoder, tokenize_prompt, (example.prompt for example in examples))
         encoded, left_out = encode_examples(encoder, examples, settings.max_length)
         check_labels(((example.id, example.labels) for example in encoded), self.base.facts.stop_ids)
-        key = _fingerprint(self.base, settings, encoded)
-        finished = _finished(out_dir, key)
+        held_out = _encode_held_out(encoder, validation, settings)
+        key = _fingerprint(self.base, settings, encoded, held_out)
+        finished = _finished(_target(out_dir, settings), key)
         if finished is not None:
             return finished
-        return self._fit(encoder, encoded, left_out, settings, out_dir, on_progress, key)
+        compute = choose_compute()
+        laid_out = self._lay_out(encoded, settings, compute)
+        for line in (*describe_examples(encoded, left_out, settings.max_length), describe_layout(laid_out)):
+            tell(line)
+        rows = fill_rows(
+            [len(one.input_ids) for one in held_out],
+            laid_out.tokens_at_once,
+            is_packed=bool(laid_out.settings.is_packed),
+        )
+        job = Job(
+            self.base.folder, encoded, laid_out.plan, laid_out.settings, compute, encoder.tokenizer, key, out_dir,
+            held_out=[[held_out[position] for position in row] for row in rows],
+            answer=validation.answer if validation else None,
+            processes=this_process(),
+            tell=tell,
+        )  # fmt: skip
+        return self._fit(job, laid_out, left_out, settings, on_progress)
 
     def _fit(
         self,
-        encoder: Encoder,
-        encoded: list[EncodedExample],
+        job: Job,
+        laid_out: LaidOut,
         left_out: list[str],
         settings: TrainSettings,
-        out_dir: Path,
         on_progress: OnProgress,
-        key: str,
     ) -> TrainResult:
-        from lema_local.training.qlora import CHECKPOINTS, Job, Outcome, fit
-
-        compute = choose_compute()
-        layout = lay_out(settings, compute)
-        plan = make_plan(encoded, layout)
-        job = Job(self.base.folder, encoded, plan, layout, compute, encoder.tokenizer, key, out_dir)
-        partial = out_dir / "adapter.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        outcome: Outcome = fit(job, on_progress, partial)
+        encoded, plan, layout, compute = job.examples, job.plan, job.settings, job.compute
+        target = _target(job.out_dir, settings)
+        partial = target.with_suffix(".partial")
+        if job.processes.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        outcome = fit(job, on_progress, partial)
+        if not job.processes.is_main:
+            wait_for_everyone()
+            record = read_training_record(target)
+            assert record is not None  # the main process has written it
+            return record.result
         last = outcome.log[-10:]
         result = TrainResult(
-            adapter_dir=out_dir / "adapter",
+            adapter_dir=target,
             optimizer_steps=plan.steps,
             examples=len(encoded),
             tokens=sum(len(example.input_ids) for example in encoded),
@@ -134,18 +164,40 @@ class LocalTrainer:
             details={
                 "base": self.base.facts.model_dump(mode="json"),
                 **asdict(compute),
-                "is_packed": layout.is_packed,
-                "micro_batch_size": layout.micro_batch_size,
+                **{name: getattr(layout, name) for name in ("learning_rate", *LAYOUT_SETTINGS)},
+                "tokens_at_once": laid_out.tokens_at_once,
+                "memory_estimate_gib": _in_gib(laid_out),
                 "optimizer": compute.optimizer,
                 "micro_batches_per_step": plan.micro_batches_per_step,
+                "processes": job.processes.count,
                 "resumed_at_step": outcome.resumed_at,
+                "best": outcome.best.model_dump() if outcome.best else None,
                 "library_warnings": outcome.warnings,
                 "versions": library_versions(),
             },
         )
-        self._finish(partial, result, settings, key)
-        remove_checkpoints(out_dir / CHECKPOINTS)
+        self._finish(partial, result, settings, job.fingerprint)
+        for name in (CHECKPOINTS, BEST):
+            remove_checkpoints(job.out_dir / name)
+        wait_for_everyone()
         return result
+
+    def _lay_out(
+        self, encoded: Sequence[EncodedExample], settings: TrainSettings, compute: Compute
+    ) -> LaidOut:
+        total, free = memory_bytes(compute)
+        budget = find_budget(settings, compute, total=total, free=free)
+        lengths = [len(example.input_ids) for example in encoded]
+        count = this_process().count
+        return lay_out(settings, compute, self._shape(settings), lengths, budget, processes=count)
+
+    def _shape(self, settings: TrainSettings) -> ModelShape | None:
+        try:
+            return read_shape(self.base.folder)
+        except InputError:
+            if settings.memory != "auto":
+                raise
+            return None  # an architecture that cannot be estimated still trains
 
     def export(self, adapter_dir: Path, out_path: Path) -> ExportResult:
         """Write the adapter as GGUF; see `Trainer.export`."""
@@ -194,27 +246,6 @@ class LocalTrainer:
         finish(partial, result.adapter_dir)
 
 
-def lay_out(settings: TrainSettings, compute: Compute) -> TrainSettings:
-    """Return the settings with the micro-batch and its layout decided for this machine."""
-    chosen = {"is_packed": compute.is_cuda, "micro_batch_size": 4 if compute.is_cuda else 8}
-    return settings.model_copy(
-        update={name: value for name, value in chosen.items() if getattr(settings, name) is None}
-    )
-
-
-def make_plan(encoded: Sequence[EncodedExample], settings: TrainSettings) -> BatchPlan:
-    """Return which examples each step sees, under settings that `lay_out` has completed."""
-    steps = count_steps(len(encoded), settings.batch_size, settings.epochs, settings.max_steps)
-    return plan_batches(
-        [len(example.input_ids) for example in encoded],
-        batch_size=settings.batch_size,
-        micro_batch_size=settings.micro_batch_size or 1,
-        steps=steps,
-        seed=settings.seed,
-        is_packed=bool(settings.is_packed),
-    )
-
-
 def read_training_record(adapter_dir: Path) -> TrainingRecord | None:
     """Return what made an adapter; None where it was not made by this project.
 
@@ -231,19 +262,22 @@ def read_training_record(adapter_dir: Path) -> TrainingRecord | None:
     return record.model_copy(update={"result": replace(record.result, adapter_dir=adapter_dir)})
 
 
-def _finished(out_dir: Path, key: str) -> TrainResult | None:
+def _target(out_dir: Path, settings: TrainSettings) -> Path:
+    return out_dir / ("model" if settings.method == "full" else "adapter")
+
+
+def _finished(adapter_dir: Path, key: str) -> TrainResult | None:
     """Return the result of the same training where it has finished already.
 
     Raises:
         RunStateError: If the folder holds another adapter.
     """
-    adapter_dir = out_dir / "adapter"
     if not adapter_dir.exists():
         return None
     record = read_training_record(adapter_dir)
     if record is None or record.fingerprint != key:
         raise RunStateError(
-            f"{adapter_dir} holds another adapter (of other examples, settings or another base)",
+            f"{adapter_dir} holds the outcome of another training (of other examples, settings or another base)",
             hint="give another folder, or remove this one",
         )
     return record.result
@@ -254,15 +288,41 @@ def _own_settings(settings: TrainSettings) -> TrainSettings:
     return TrainSettings.model_validate(settings.model_dump(include=set(TrainSettings.model_fields)))
 
 
-def _fingerprint(base: Base, settings: TrainSettings, encoded: Sequence[EncodedExample]) -> str:
+def _encode_held_out(
+    encoder: Encoder, validation: Validation | None, settings: TrainSettings
+) -> list[EncodedExample]:
+    if validation is None or not validation.examples or settings.validate_every_steps is None:
+        return []
+    return encode_examples(encoder, validation.examples, settings.max_length)[0]
+
+
+def _fingerprint(
+    base: Base,
+    settings: TrainSettings,
+    encoded: Sequence[EncodedExample],
+    held_out: Sequence[EncodedExample],
+) -> str:
     """Return a hash of what decides the adapter, down to the order of the batches."""
+
+    def plain(examples: Sequence[EncodedExample]) -> list[list[Any]]:
+        return [[example.id, example.prompt_length, example.input_ids] for example in examples]
+
     return fingerprint(
         {
             "base": base.facts.sha256,
             "settings": settings.model_dump(mode="json", exclude=NOT_IN_RESULT),
-            "examples": [[example.id, example.prompt_length, example.input_ids] for example in encoded],
+            "examples": plain(encoded),
+            "held_out": plain(held_out),
         }
     )
+
+
+def _in_gib(laid_out: LaidOut) -> dict[str, float] | None:
+    """Return the estimate for the manifest, beside which the measured peak stands."""
+    if laid_out.estimate is None:
+        return None
+    parts = {**laid_out.estimate.parts(), "total": laid_out.estimate.total}
+    return {name: round(size / 2**30, 3) for name, size in parts.items()}
 
 
 def _by_kind(encoded: Sequence[EncodedExample]) -> dict[str, int]:

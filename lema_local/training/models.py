@@ -31,17 +31,50 @@ class Compute:
 
 
 def choose_compute() -> Compute:
-    """Return the best this machine has."""
+    """Return the best this machine has; of several processes each takes its own card."""
     import torch
+
+    from lema_local.training.processes import this_process
 
     if not torch.cuda.is_available():
         return Compute("cpu", "float32")
-    return Compute("cuda:0", "bfloat16" if torch.cuda.is_bf16_supported() else "float16")
+    return Compute(
+        f"cuda:{this_process().local_rank}", "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    )
 
 
-def load_for_training(folder: Path, settings: TrainSettings, compute: Compute) -> Any:
-    """Return the base that an adapter is put on: in NF4 with double quantization, or as it is."""
-    return load_nf4(folder, compute) if settings.method == "qlora" else load_plain(folder, compute)
+def memory_bytes(compute: Compute) -> tuple[int, int]:
+    """Return the bytes of the card, or of the computer, and how many of them are free."""
+    if compute.is_cuda:
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return int(total), int(free)
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return int(memory.total), int(memory.available)
+
+
+def load_for_training(
+    folder: Path, settings: TrainSettings, compute: Compute, *, is_sharded: bool = False
+) -> Any:
+    """Return the model that is trained: in NF4 with double quantization, as it is, or whole.
+
+    The weights of a whole model are float32, computed with in the dtype of `compute`: in 16 bits a step of the
+    learning rate is lost in rounding. `is_sharded`: the model is to be spread over cards (FSDP).
+    """
+    if settings.method == "qlora":
+        return load_nf4(folder, compute, is_sharded=is_sharded)
+    return load_plain(folder, Compute(compute.device, "float32") if settings.method == "full" else compute)
+
+
+def read_dtype(folder: Path) -> Any:
+    """Return the torch dtype that a model folder's weights are kept in."""
+    import torch
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float16
 
 
 def load_plain(folder: Path, compute: Compute) -> Any:
@@ -49,7 +82,7 @@ def load_plain(folder: Path, compute: Compute) -> Any:
     return _load(folder, compute)
 
 
-def load_nf4(folder: Path, compute: Compute) -> Any:
+def load_nf4(folder: Path, compute: Compute, *, is_sharded: bool = False) -> Any:
     """Return the model in NF4 with double quantization."""
     import torch
     from bitsandbytes.nn import Linear4bit
@@ -58,8 +91,11 @@ def load_nf4(folder: Path, compute: Compute) -> Any:
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, compute.dtype),
+        # FSDP spreads only what has the type of the other weights.
+        **({"bnb_4bit_quant_storage": getattr(torch, compute.dtype)} if is_sharded else {}),
     )  # fmt: skip
-    model = _load(folder, compute, quantization_config=config)
+    options = {"device_map": None} if is_sharded else {}
+    model = _load(folder, compute, quantization_config=config, **options)
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # Else a CPU with AVX512-BF16 repacks the weights at the first step in eval mode: scales rounded to
@@ -86,12 +122,23 @@ def _load(folder: Path, compute: Compute, **options: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    chosen = {
+        "dtype": getattr(torch, compute.dtype),
+        "device_map": {"": compute.device},
+        **choose_attention(compute),
+        **options,
+    }
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, compute.dtype), device_map={"": compute.device}, local_files_only=True,
-            **options,
-        )  # fmt: skip
+        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **chosen)
     except ImportError as err:
         raise BackendUnavailable(f"the base in {folder} cannot be loaded: {err}", hint="lema doctor") from err
     except (OSError, ValueError, RuntimeError) as err:
         raise BackendError(f"the base in {folder} cannot be loaded: {err}", hint="lema doctor") from err
+
+
+def choose_attention(compute: Compute) -> dict[str, str]:
+    """Return FlashAttention where it is installed and can compute; else nothing: the model's own choice."""
+    from transformers.utils import is_flash_attn_2_available
+
+    can_flash = compute.is_cuda and compute.dtype != "float32" and is_flash_attn_2_available()
+    return {"attn_implementation": "flash_attention_2"} if can_flash else {}

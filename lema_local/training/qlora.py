@@ -6,7 +6,10 @@ Writes  OUT/adapter/ (renamed into place, last), OUT/train_log.jsonl, OUT/checkp
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +17,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lema_local.errors import BackendError, LemaError
+from lema_local.errors import BackendError, BackendUnavailable, LemaError
 from lema_local.jsonl import AppendFile, told_disk_errors
-from lema_local.training.base import OnProgress, TrainSettings
+from lema_local.training.base import OnProgress, Tell, TrainSettings, ignore
 from lema_local.training.batches import BatchPlan
 from lema_local.training.checkpoints import KEPT, LogLine, last_checkpoint, mark_complete, rewind_log
 from lema_local.training.libraries import quiet_libraries
-from lema_local.training.models import Compute, load_for_training
+from lema_local.training.models import Compute, load_for_training, read_dtype
+from lema_local.training.processes import Processes
 from lema_local.training.tokens import EncodedExample
+from lema_local.training.validation import (
+    BEST,
+    BEST_NAME,
+    VALIDATION_LOG_NAME,
+    Looks,
+    ValidationLine,
+    measure_loss,
+    read_best,
+)
 
 CHECKPOINTS = "checkpoints"
 LOG_NAME = "train_log.jsonl"
@@ -39,6 +52,12 @@ class Job:
     tokenizer: Any
     fingerprint: str
     out_dir: Path
+    held_out: Sequence[Sequence[EncodedExample]] = ()
+    """Rows of examples to look at on the way."""
+    answer: Callable[[Path], float] | None = None
+    """Pass@1 of an adapter's folder on the held-out questions."""
+    processes: Processes = Processes()  # noqa: RUF009 - frozen
+    tell: Tell = ignore
 
 
 @dataclass(slots=True)
@@ -48,6 +67,8 @@ class Outcome:
     log: list[LogLine] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     resumed_at: int = 0
+    best: ValidationLine | None = None
+    """The look whose adapter was kept; None: the last step's was."""
 
 
 def fit(job: Job, on_progress: OnProgress, save_to: Path) -> Outcome:
@@ -59,16 +80,48 @@ def fit(job: Job, on_progress: OnProgress, save_to: Path) -> Outcome:
     """
     started = time.monotonic()
     job.out_dir.mkdir(parents=True, exist_ok=True)
-    found = last_checkpoint(job.out_dir / CHECKPOINTS, job.fingerprint)
+    is_main = job.processes.is_main
+    found = last_checkpoint(job.out_dir / CHECKPOINTS, job.fingerprint, may_remove=is_main)
     checkpoint, step = found if found else (None, 0)
-    outcome = Outcome(rewind_log(job.out_dir / LOG_NAME, step), resumed_at=step)
-    with quiet_libraries() as warned, AppendFile(job.out_dir / LOG_NAME) as log:
+    with quiet_libraries() as warned, contextlib.ExitStack() as stack:
+        log = stack.enter_context(AppendFile(job.out_dir / LOG_NAME)) if is_main else None
+        outcome = Outcome(_rewind(job, step), resumed_at=step)
         journal = _Journal(job, outcome, log, on_progress, started)
-        trainer = _make_trainer(job, _make_callback(journal))
+        trainer = _make_trainer(job, journal)
         _run(trainer, checkpoint, job.out_dir)
-        trainer.model.save_pretrained(save_to, save_embedding_layers=False)
+        best = read_best(job.out_dir / BEST, job.fingerprint) if job.held_out else None
+        if best is None:
+            _save(trainer, job, save_to)
+        elif is_main:
+            (job.out_dir / BEST).replace(save_to)
+            (save_to / BEST_NAME).unlink()
+            outcome.best = best.line
     outcome.warnings = warned
     return outcome
+
+
+def _rewind(job: Job, step: int) -> list[LogLine]:
+    """Drop from the logs what will be done again; only the main process has any."""
+    if not job.processes.is_main:
+        return []
+    rewind_log(job.out_dir / VALIDATION_LOG_NAME, step, ValidationLine)
+    return rewind_log(job.out_dir / LOG_NAME, step, LogLine)
+
+
+def _save(trainer: Any, job: Job, folder: Path) -> None:
+    """Write the adapter; of a whole model the weights in the base's type, with its tokenizer."""
+    if job.processes.is_sharded:
+        trainer.save_model(str(folder))  # gathers the parts; every process takes part
+        return
+    if not job.processes.is_main:
+        return
+    if job.settings.method != "full":
+        trainer.model.save_pretrained(folder, save_embedding_layers=False)
+        return
+    dtype = read_dtype(job.base_folder)
+    weights = {name: weight.to(dtype) for name, weight in trainer.model.state_dict().items()}
+    trainer.model.save_pretrained(folder, state_dict=weights)
+    job.tokenizer.save_pretrained(folder)
 
 
 def _run(trainer: Any, checkpoint: Path | None, out_dir: Path) -> None:
@@ -90,6 +143,13 @@ def _run(trainer: Any, checkpoint: Path | None, out_dir: Path) -> None:
         raise
 
 
+def wait_for_everyone() -> None:
+    """Return when all processes of a training are here; at once where there is only one."""
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()
+
+
 def _out_of_memory(err: Exception) -> BackendError:
     return BackendError(
         f"out of memory in training: {str(err).splitlines()[0]}",
@@ -104,13 +164,17 @@ def _disk_full(out_dir: Path, err: Exception) -> LemaError:
     )
 
 
-def _check_room(out_dir: Path, trainable: int) -> None:
-    """Before the first step: checkpoints hold weights and two moments in float32, one more than kept while it rotates.
+def _check_room(job: Job, trainable: int) -> None:
+    """Before the first step: is there room for what is kept?
+
+    Checkpoints hold weights and two moments in float32, one more of them than kept while they rotate; then the
+    adapter, the best one so far and the one that is looked at.
 
     Raises:
         LemaError: If they would not fit on the disk.
     """
-    needed = 4 * trainable * (3 * (KEPT + 1) + 1)
+    needed = 4 * trainable * (3 * (KEPT + 1) + (3 if job.held_out else 1))
+    out_dir = job.out_dir
     free = shutil.disk_usage(out_dir).free
     if free < needed:
         raise LemaError(
@@ -119,28 +183,65 @@ def _check_room(out_dir: Path, trainable: int) -> None:
         )
 
 
-def _make_trainer(job: Job, callback: Any) -> Any:
+def _make_trainer(job: Job, journal: _Journal) -> Any:
     import datasets
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    model = load_for_training(job.base_folder, job.settings, job.compute)
+    _check_reporting(job)
+    arguments = SFTConfig(**_arguments(job))
+    if job.processes.count == 1 and arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # transformers would take all cards, which TRL refuses
+    is_sharded = job.processes.is_sharded
+    model = load_for_training(job.base_folder, job.settings, job.compute, is_sharded=is_sharded)
+    callback, validate = _make_callback(journal)
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**_arguments(job)),
+        args=arguments,
         train_dataset=datasets.Dataset.from_dict({"positions": job.plan.micro_batches}),
         data_collator=_make_collator(job),
         processing_class=job.tokenizer,
-        peft_config=_lora_config(job.settings),
+        peft_config=None if job.settings.method == "full" else _lora_config(job.settings),
         callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
     trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     for parameter in trained:
         # TRL makes a quantized model's adapter bfloat16, where a step of the learning rate is lost in rounding.
-        parameter.data = parameter.data.float()
-    _check_room(job.out_dir, sum(parameter.numel() for parameter in trained))
+        # Spread over cards (FSDP), all parts of a layer have to be of one type.
+        parameter.data = parameter.data if is_sharded else parameter.data.float()
+    _check_room(job, sum(parameter.numel() for parameter in trained))
+    if job.held_out:
+        validate(_make_looks(job, trainer))
     return trainer
+
+
+def _make_looks(job: Job, trainer: Any) -> Looks:
+    collate = _make_collator(job)
+
+    def measure() -> float:
+        rows = ({"examples": row} for row in job.held_out)
+        return measure_loss(trainer, (collate([row]) for row in rows))
+
+    return Looks(
+        job.out_dir,
+        job.fingerprint,
+        measure,
+        lambda folder: _save(trainer, job, folder),
+        job.answer,
+        job.settings.validate_answers_every,
+        is_main=job.processes.is_main,
+    )
+
+
+def _check_reporting(job: Job) -> None:
+    """Say what is missing before the model is loaded, and where TensorBoard is to write."""
+    for name in job.settings.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise BackendUnavailable(
+                f"train.report_to: {name} is not installed", hint=f"pip install {name}, or leave it out"
+            )
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.out_dir / "tensorboard"))
 
 
 def _lora_config(settings: TrainSettings) -> Any:
@@ -159,7 +260,7 @@ def _arguments(job: Job) -> dict[str, Any]:
         "max_steps": job.plan.steps,
         # One row of the dataset is one micro-batch, laid out by the plan and read in its order.
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": job.plan.micro_batches_per_step,
+        "gradient_accumulation_steps": job.plan.micro_batches_per_step // job.processes.count,
         "train_sampling_strategy": "sequential",
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "remove_unused_columns": False,
@@ -172,6 +273,7 @@ def _arguments(job: Job) -> dict[str, Any]:
         "seed": settings.seed,
         "gradient_checkpointing": settings.has_gradient_checkpointing,
         "use_cpu": not compute.is_cuda,
+        "ddp_backend": "gloo" if job.processes.count > 1 and not compute.is_cuda else None,
         "bf16": compute.dtype == "bfloat16",
         "fp16": compute.dtype == "float16",
         "dataloader_pin_memory": compute.is_cuda,
@@ -180,7 +282,7 @@ def _arguments(job: Job) -> dict[str, Any]:
         "save_strategy": "steps",
         "save_steps": settings.save_every_steps,
         "save_total_limit": KEPT,
-        "report_to": "none",
+        "report_to": list(settings.report_to) or "none",
         "disable_tqdm": True,
     }
 
@@ -198,7 +300,11 @@ def _make_collator(job: Job) -> Callable[[list[dict[str, Any]]], dict[str, Any]]
     )
 
     def collate_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        chosen = [job.examples[position] for row in rows for position in row["positions"]]
+        chosen = [
+            one
+            for row in rows
+            for one in row.get("examples") or [job.examples[position] for position in row["positions"]]
+        ]
         return dict(collate([{"input_ids": one.input_ids, "labels": one.labels} for one in chosen]))
 
     return collate_row
@@ -208,7 +314,7 @@ class _Journal:
     """Writes the log, tells progress, and stops a training whose loss is no longer a number."""
 
     def __init__(
-        self, job: Job, outcome: Outcome, log: AppendFile, on_progress: OnProgress, started: float
+        self, job: Job, outcome: Outcome, log: AppendFile | None, on_progress: OnProgress, started: float
     ) -> None:
         self._job = job
         self._outcome = outcome
@@ -227,6 +333,8 @@ class _Journal:
             step=step, loss=loss, grad_norm=norm, learning_rate=float(values["learning_rate"]), tokens=self._tokens,
             seconds=round(time.monotonic() - self._started, 3), memory_gib=round(memory_gib(self._job.compute), 3),
         )  # fmt: skip
+        if self._log is None:
+            return
         self._log.append(line)
         self._outcome.log.append(line)
         shown = {
@@ -236,8 +344,26 @@ class _Journal:
         }
         self._on_progress(step, self._job.plan.steps, shown)
 
+    def looked(self, line: ValidationLine) -> None:
+        """Tell of a look at the held-out examples."""
+        right = "" if line.pass_at_1 is None else f", {line.pass_at_1:.1%} of the held-out questions right"
+        if self._job.processes.is_main:
+            self._job.tell(f"step {line.step}: held-out loss {line.loss:.4f}{right}")
+
     def saved(self, step: int) -> None:
-        mark_complete(self._job.out_dir / CHECKPOINTS / f"checkpoint-{step}", self._job.fingerprint, step)
+        """Declare the checkpoint whole once every process has written its part."""
+        if self._job.processes.count > 1:
+            import torch
+
+            torch.distributed.barrier()
+        if self._job.processes.is_main:
+            folder = self._job.out_dir / CHECKPOINTS / f"checkpoint-{step}"
+            mark_complete(folder, self._job.fingerprint, step)
+
+    def is_time_to_look(self, step: int) -> bool:
+        """True every so many steps, and at the last."""
+        every = self._job.settings.validate_every_steps
+        return every is not None and (step % every == 0 or step == self._job.plan.steps)
 
     def _tokens_of(self, step: int) -> int:
         plan = self._job.plan
@@ -246,11 +372,18 @@ class _Journal:
         return sum(len(self._job.examples[position].input_ids) for row in rows for position in row)
 
 
-def _make_callback(journal: _Journal) -> Any:
+def _make_callback(journal: _Journal) -> tuple[Any, Callable[[Looks], None]]:
+    """Return what transformers tells its events to, and what gives it the held-out examples."""
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):  # type: ignore[misc]
         """Hands transformers' events on."""
+
+        looks: Looks | None = None
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.looks is not None and journal.is_time_to_look(state.global_step):
+                journal.looked(self.looks.look(state.global_step))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             if "loss" in logs:  # the last event sums the run up
@@ -259,7 +392,8 @@ def _make_callback(journal: _Journal) -> Any:
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             journal.saved(state.global_step)
 
-    return Callback()
+    callback = Callback()
+    return callback, lambda looks: setattr(callback, "looks", looks)
 
 
 def _diverged(job: Job, step: int, loss: float, norm: float) -> LemaError:

@@ -131,7 +131,7 @@ def encode_examples(
     empty = [example.id for example in examples if not example.completion.strip()]
     if empty:
         raise InputError(
-            f"{len(empty)} training example(s) have no completion, so nothing to learn: {_name(empty)}",
+            f"{len(empty)} training example(s) have no completion, so nothing to learn: {name_some(empty)}",
             hint="build the training files again, or remove these lines",
         )
     encoded = [encoder.encode(example) for example in examples]
@@ -163,9 +163,9 @@ def check_labels(rows: Iterable[tuple[str, Sequence[int]]], stop_ids: Sequence[i
             without.append(name)
         elif labels[-1] not in stop_ids:
             unstopped.append(name)
-    problems = [f"no trained token: {_name(without)}"] * bool(without)
+    problems = [f"no trained token: {name_some(without)}"] * bool(without)
     problems += [
-        f"the stop token is not trained, so the student would never stop: {_name(unstopped)}"
+        f"the stop token is not trained, so the student would never stop: {name_some(unstopped)}"
     ] * bool(unstopped)
     if problems:
         raise InputError(
@@ -206,5 +206,6 @@ def _describe_difference(encoder: Encoder, prompt: str, ours: list[int], theirs:
     )
 
 
-def _name(ids: Sequence[str]) -> str:
+def name_some(ids: Sequence[str]) -> str:
+    """Return the first ids, and how many more there are."""
     return ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")

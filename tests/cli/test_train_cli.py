@@ -109,3 +109,64 @@ def test_help_names_the_defaults() -> None:
     assert done.exit_code == 0
     assert "goes on from the last checkpoint" in done.stdout
     assert "[2e-4" in done.stdout
+
+
+LLAMA_2_7B = (
+    '{"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,'
+    ' "num_attention_heads": 32, "vocab_size": 32000}'
+)
+
+
+@pytest.fixture
+def config_only(tmp_path: Path) -> Path:
+    """A model of which nothing but the configuration is here."""
+    folder = tmp_path / "7b"
+    folder.mkdir()
+    (folder / "config.json").write_text(LLAMA_2_7B)
+    return folder
+
+
+def test_dry_run_tells_what_training_and_export_need(
+    config_only: Path, train_path: Path, tmp_path: Path
+) -> None:
+    command = (
+        "train",
+        train_path,
+        "--base",
+        config_only,
+        "--out",
+        tmp_path / "out",
+        "--dry-run",
+        "--memory",
+        "12gb",
+    )
+    done = _run(*command)
+    assert done.exit_code == 0, done.output
+    for words in ("6,738,415,616 parameters", "of 12.00 (weights 3.60", "optimizer 1.19", "export: adapter 0.60 GiB",
+                  "q4_k_m 3.80", "6,144 tokens at once"):  # fmt: skip
+        assert words in done.stdout
+    assert not (tmp_path / "out").exists()
+    plain = json.loads(_run(*command, "--json").stdout)
+    assert plain["training"]["total"] <= plain["budget"] == 12 * 2**30
+    assert set(plain["export"]) >= {"adapter_file", "merge_memory", "merged_files"}
+
+
+def test_dry_run_refuses_what_cannot_fit_with_the_nearest_that_does(
+    config_only: Path, train_path: Path, tmp_path: Path
+) -> None:
+    done = _run("train", train_path, "--base", config_only, "--out", tmp_path / "out", "--dry-run", "--memory", "8gb",
+                "--method", "lora")  # fmt: skip
+    assert done.exit_code == 2
+    assert "GiB, and there are 8.0 GiB (weights 12.55" in done.stderr
+    assert "Try: train.method: qlora fits" in done.stderr
+
+
+def test_preset_without_a_card_is_told(pair: Pair, train_path: Path, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a card")
+    done = _run("train", train_path, "--base", pair.folder, "--out", tmp_path / "out", "--memory", "24gb")
+    assert done.exit_code == 2
+    assert "memory: 24gb needs a CUDA card, and torch sees none here" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -59,11 +59,11 @@ def test_log_is_cut_after_the_checkpoints_step(tmp_path: Path) -> None:
             file.append(_line(step))
     with path.open("a") as stream:
         stream.write('{"step": 8, "lo')
-    assert [line.step for line in rewind_log(path, 5)] == [1, 2, 3, 4, 5]
+    assert [line.step for line in rewind_log(path, 5, LogLine)] == [1, 2, 3, 4, 5]
     assert [line.step for line in read_records(path, LogLine)] == [1, 2, 3, 4, 5]
-    assert rewind_log(path, 0) == []
+    assert rewind_log(path, 0, LogLine) == []
     assert path.read_bytes() == b""
 
 
 def test_log_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    assert rewind_log(tmp_path / "train_log.jsonl", 5) == []
+    assert rewind_log(tmp_path / "train_log.jsonl", 5, LogLine) == []
