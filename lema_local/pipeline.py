@@ -352,10 +352,13 @@ class Pipeline:
             with TemporaryDirectory() as folder:
                 gguf = Path(folder) / "adapter.gguf"
                 self.trainer.export(adapter_dir, gguf)
-                with self._student(adapter=gguf, style=style) as student:
-                    greedy = greedy_settings(self.recipe.evaluate.max_tokens)
-                    paths = sample_into_file(Path(folder) / "paths.jsonl", questions, student, prompt, greedy)
-            return sum(path.verdict == "correct" for path in paths) / len(questions)
+                paths_path, greedy = (
+                    Path(folder) / "paths.jsonl",
+                    greedy_settings(self.recipe.evaluate.max_tokens),
+                )
+                lent = [lambda: self._student(adapter=gguf, style=style)]
+                sampled = sample_into_file(paths_path, questions, lent, prompt, greedy)
+            return sum(path.verdict == "correct" for path in sampled.paths) / len(questions)
 
         examples = build_held_out(questions, self.recipe.build)
         return Validation(examples, answer if settings.validate_answers_every else None)
