@@ -24,6 +24,7 @@ LAYERS = (
     {"wiring"},
     {"pipeline"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT_WITHIN_LAYER = {
