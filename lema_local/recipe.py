@@ -215,8 +215,8 @@ NOT_IN_RESULT: dict[str, frozenset[str]] = {
     ),
     "teacher": frozenset({"price_in", "price_out", "max_usd", "max_calls"}),
     "sample": frozenset(),
-    "correct": frozenset({"concurrency", "timeout_s", "retries"}),
-    "augment": frozenset({"concurrency", "timeout_s", "retries"}),
+    "correct": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
+    "augment": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
     "train": frozenset({"arms", "save_every_steps", "report_to", *LAYOUT_SETTINGS}),
 }
 """Settings that change how a result is reached, not the result: they are in no fingerprint."""

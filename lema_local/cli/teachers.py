@@ -55,6 +55,10 @@ def teacher_options(command: Any) -> Any:
             show_default=True,
             help="Calls in flight at most.",
         ),
+        click.option("--rpm", type=click.IntRange(min=1), help="Requests a minute at most."),
+        click.option(
+            "--tpm", type=click.IntRange(min=1), help="Tokens a minute at most, of prompts and replies."
+        ),
         click.option(
             "--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds a call."
         ),
@@ -328,6 +332,8 @@ def _print_summary(
         "calls": count.calls,
         "from_journal": count.from_journal,
         "cut": count.cut,
+        "empty": count.empty,
+        "filtered": count.filtered,
         "unknown_calls": count.unknown,
         "faults": dict(count.faults.most_common()),
         "cost_usd": round(count.cost_usd, 6),

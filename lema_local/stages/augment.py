@@ -45,6 +45,10 @@ class AugmentSettings(BaseModel):
     """A reply cut by `max_tokens` is asked for once more with this limit; null: never."""
     concurrency: int = Field(default=8, ge=1)
     """Calls in flight at most; fewer while the provider says that it is too much."""
+    rpm: int | None = Field(default=None, ge=1)
+    """Requests a minute at most; null: as many as the provider takes."""
+    tpm: int | None = Field(default=None, ge=1)
+    """Tokens a minute at most, those of prompts and replies together; null: likewise."""
     timeout_s: float = Field(default=300.0, gt=0)
     """Seconds for one call."""
     retries: int = Field(default=8, ge=0)

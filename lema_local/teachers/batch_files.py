@@ -22,13 +22,11 @@ from lema_local.jsonl import finish, iterate_objects, told_disk_errors
 from lema_local.teachers.base import RawReply, TeacherRequest
 from lema_local.teachers.batch_book import Batch, BatchBook, BatchItem
 from lema_local.teachers.litellm_teacher import LiteLLMTeacher, clean_text, read_finish
-from lema_local.teachers.prices import Price, most_prompt_tokens
+from lema_local.teachers.prices import Price, likely_prompt_tokens
 from lema_local.teachers.reasoning import split_reasoning
 from lema_local.teachers.secrets import mask_secrets
 
 ENDPOINT = "/v1/chat/completions"
-_BYTES_PER_TOKEN = 3
-"""Few enough that a prompt of word problems has fewer tokens than this says: for queue limits, not for money."""
 _LONGEST_ERROR = 300
 
 
@@ -133,7 +131,7 @@ def _split(lines: Iterable[_Line], limits: BatchLimits) -> Iterator[list[_Line]]
     part: list[_Line] = []
     size = tokens = 0
     for line in lines:
-        line_tokens = most_prompt_tokens(line.item.request) // _BYTES_PER_TOKEN
+        line_tokens = likely_prompt_tokens(line.item.request)
         if line.size > limits.size_bytes or line_tokens > (limits.prompt_tokens or line_tokens):
             raise InputError(
                 f"a request of {line.size:,} bytes, some {line_tokens:,} tokens, is more than a file may hold",

@@ -10,6 +10,9 @@ _PER_MILLION = 1e-6
 _TOKENS_PER_MESSAGE = 16
 """A chat template's own tokens around a message, at most (those in use today take 3 to 8)."""
 
+_BYTES_PER_TOKEN = 3
+"""Of English with numbers in it, on the safe side."""
+
 
 @dataclass(frozen=True, slots=True)
 class Price:
@@ -43,3 +46,13 @@ def most_prompt_tokens(request: TeacherRequest) -> int:
     """
     content = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
     return content + _TOKENS_PER_MESSAGE * (len(request.messages) + 1)
+
+
+def likely_prompt_tokens(request: TeacherRequest) -> int:
+    """Return an estimate of the prompt's tokens: for pace and queues, not for money."""
+    return most_prompt_tokens(request) // _BYTES_PER_TOKEN
+
+
+def likely_tokens(request: TeacherRequest) -> int:
+    """Return an estimate of the tokens of a request and the longest reply that it allows."""
+    return likely_prompt_tokens(request) + request.max_tokens

@@ -21,7 +21,8 @@ from lema_local.errors import BackendError, BackendUnavailable, LemaError
 from lema_local.teachers.base import CallFailed, Failed, RawReply, RequestRefused, Teacher, TeacherRequest
 from lema_local.teachers.budget import Budget, Reservation
 from lema_local.teachers.journal import Busy, InBatch, Journal, StoredReply, Ticket, request_key
-from lema_local.teachers.throttle import Throttle
+from lema_local.teachers.prices import likely_tokens
+from lema_local.teachers.throttle import Pace, Throttle
 
 _LOOK_AGAIN_S = 0.2
 """How often the journal is looked at while another process asks the same request."""
@@ -43,6 +44,14 @@ class CallSettings(Protocol):
         """Further tries."""
 
     @property
+    def rpm(self) -> int | None:
+        """Requests a minute at most."""
+
+    @property
+    def tpm(self) -> int | None:
+        """Tokens a minute at most."""
+
+    @property
     def max_tokens_on_cut(self) -> int | None:
         """The limit of the one further try after a cut reply."""
 
@@ -53,6 +62,10 @@ class DeskSettings:
 
     concurrency: int = 8
     """Calls in flight at most; fewer while the provider says that it is too much."""
+    rpm: int | None = None
+    """Requests a minute at most; None: as many as the provider takes."""
+    tpm: int | None = None
+    """Tokens a minute at most, those of prompts and replies together; None: likewise."""
     timeout_s: float = 300.0
     """Seconds for one call, counted by the teacher from the sending."""
     grace_s: float = 120.0
@@ -81,6 +94,8 @@ class DeskSettings:
         """Return the settings that a stage of a recipe asks for."""
         return cls(
             concurrency=settings.concurrency,
+            rpm=settings.rpm,
+            tpm=settings.tpm,
             timeout_s=settings.timeout_s,
             retries=settings.retries,
             max_tokens_on_cut=settings.max_tokens_on_cut,
@@ -97,6 +112,10 @@ class DeskCount:
     failed: int = 0
     cut: int = 0
     """Replies that their limit ended (those asked again with a larger one included)."""
+    empty: int = 0
+    """Replies without a word that nothing had cut or filtered."""
+    filtered: int = 0
+    """Replies that the provider's filter took away."""
     calls: int = 0
     """Requests sent, further tries included."""
     unknown: int = 0
@@ -181,6 +200,7 @@ class Scheduler:
         self._settings = settings
         self._scope = scope
         self._throttle = Throttle(settings.concurrency)
+        self._pace = Pace(settings.rpm, settings.tpm) if settings.rpm or settings.tpm else None
         self._settled = asyncio.Event()
         self._after = journal.last_reply() if settings.is_fresh else 0
         self._failures_in_a_row = 0
@@ -253,6 +273,11 @@ class Scheduler:
 
     async def _try_on(self, request: TeacherRequest, halt: Halt) -> Served:
         """Call until there is a reply or the tries are used up."""
+        try:
+            return await self._attempt(request, halt)
+        except CallFailed as err:
+            failed = [err]
+        # Only now: what tenacity sets up for one call takes a fifth of our own share of the processor's time.
         tries = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(CallFailed),
             stop=tenacity.stop_after_attempt(1 + self._settings.retries),
@@ -260,7 +285,13 @@ class Scheduler:
             sleep=halt.sleep,
             reraise=True,
         )
-        return await tries(self._attempt, request, halt)
+
+        async def attempt() -> Served:
+            if failed:
+                raise failed.pop()
+            return await self._attempt(request, halt)
+
+        return await tries(attempt)
 
     def _wait_s(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -285,6 +316,8 @@ class Scheduler:
         await self._throttle.acquire()
         try:
             halt.check()
+            if self._pace and (wait_s := self._pace.reserve(likely_tokens(request))) > 0:
+                await halt.sleep(wait_s)
             reservation = await self._reserve(request, halt)
             settled = await self._call(request, reservation)
         finally:
@@ -292,6 +325,9 @@ class Scheduler:
         if isinstance(settled, StoredReply):
             return Served(settled, is_from_journal=True)
         ticket, reply = settled
+        if self._pace:
+            used = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
+            self._pace.settle(likely_tokens(request), used)
         stored = await asyncio.wrap_future(self._journal.settle_reply(ticket, reply))
         return Served(stored)
 
@@ -378,6 +414,8 @@ class Scheduler:
         self._was_answered = True
         self._failures_in_a_row = 0
         self.count.cut += reply.finish_reason == "length"
+        self.count.filtered += reply.finish_reason == "content_filter"
+        self.count.empty += not reply.text.strip() and reply.finish_reason not in {"length", "content_filter"}
         self._throttle.note_reply()
 
     def _note_failure(

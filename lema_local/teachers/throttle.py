@@ -4,6 +4,9 @@ Additive increase, multiplicative decrease, as TCP does it: a 429 halves the num
 each reply gives back its share of one. A `Retry-After` stops all new calls for as long as the server asks.
 
 The first call goes alone: a wrong key or a wrong name is found out with one call and not with many.
+
+Limits that the user knows (calls and tokens a minute) are kept by spacing calls out evenly: providers count over
+windows of their own, and no window sees a burst.
 """
 
 from __future__ import annotations
@@ -95,3 +98,30 @@ class Throttle:
     def _wake(self) -> None:
         self._timer = None
         self._hand_out()
+
+
+class Pace:
+    """Calls and tokens a minute at most. Used from one event loop.
+
+    Args:
+        rpm: Requests a minute; None: no limit.
+        tpm: Tokens a minute, prompts and replies together; None: no limit.
+    """
+
+    def __init__(self, rpm: int | None, tpm: int | None) -> None:
+        self._call_s = 60.0 / rpm if rpm else 0.0
+        self._token_s = 60.0 / tpm if tpm else 0.0
+        self._next_call = 0.0
+        self._next_token = 0.0
+
+    def reserve(self, tokens: int) -> float:
+        """Take the next free moment for a call of so many tokens; return the seconds until then."""
+        now = time.monotonic()
+        at = max(now, self._next_call, self._next_token)
+        self._next_call = at + self._call_s
+        self._next_token = at + tokens * self._token_s
+        return at - now
+
+    def settle(self, tokens: int, used: int) -> None:
+        """Give back the tokens that a call did not use, or take those that it used beyond."""
+        self._next_token -= (tokens - used) * self._token_s

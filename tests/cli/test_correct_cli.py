@@ -80,11 +80,15 @@ def check_faults(folder: Path, count: int) -> None:
         second = summary(run(*arguments(folder, server.url, *more)))
         third = summary(run(*arguments(folder, server.url, *more, out="again.jsonl")))
         assert server.requests == asked, "what was answered is not asked again"
+    print(json.dumps(first), dict(server.met))  # the account, for who runs this with -s
     assert first["total"] == count == first["accepted"] + first["rejected"] + first["failed"]
     assert first["failed"] == 0
     assert first["calls"] == asked
     assert sum(first["faults"].values()) == sum(server.met[fault] for fault in ERRORS)
     assert first["unknown_calls"] == sum(server.met[fault] for fault in ("timeout", "drop", "malformed"))
+    assert first["empty"] == server.met["empty"]
+    assert first["filtered"] == server.met["refusal"]
+    assert first["cut"] == server.met["length"]
     assert first["accepted"] > 0.6 * count
     assert max(Counter(server.answered).values()) <= 2, "only a cut reply is asked for once more"
     assert (second["calls"], second["accepted"]) == (0, first["accepted"])

@@ -71,6 +71,26 @@ def test_a_reply_comes_with_its_account_and_the_whole_body() -> None:
     )
 
 
+def test_litellms_log_is_off_for_our_calls_and_for_no_others() -> None:
+    """Also that the version in use still has the switch: without it calls take a tenth longer."""
+    from litellm._internal_context import is_internal_call
+
+    seen: list[bool] = []
+
+    class Teacher(LiteLLMTeacher):
+        def _read(self, response: Any, request: TeacherRequest, latency_s: float) -> RawReply:
+            seen.append(is_internal_call.get())
+            return super()._read(response, request, latency_s)
+
+    async def work() -> None:
+        await asyncio.create_task(_ask_and_close(Teacher("openai/fake", url=server.url)))
+        seen.append(is_internal_call.get())
+
+    with FakeTeacher() as server:
+        asyncio.run(work())
+    assert seen == [True, False]
+
+
 @pytest.mark.parametrize(
     ("fault", "rate_limit", "may_have_cost", "retry_after"),
     [

@@ -17,7 +17,7 @@ from lema_local.teachers.budget import Budget
 from lema_local.teachers.desk import TeacherDesk
 from lema_local.teachers.journal import Journal
 from lema_local.teachers.scheduler import DeskSettings, wait_before_next_try
-from lema_local.teachers.throttle import Throttle
+from lema_local.teachers.throttle import Pace, Throttle
 
 FAST = DeskSettings(concurrency=8, first_wait_s=0.01, longest_wait_s=0.05, drain_s=1.0)
 Script = Callable[[TeacherRequest, int], "RawReply | Exception"]
@@ -391,6 +391,59 @@ def test_a_server_that_asks_to_wait_for_a_day_ends_the_run(journal: Journal) -> 
     teacher = ScriptedTeacher(lambda request, before: error)
     with TeacherDesk(teacher, journal, settings=FAST) as desk, pytest.raises(BackendError, match="86400 s"):
         ask(desk, 10)
+
+
+def test_a_pace_spaces_calls_evenly_by_number_and_by_tokens() -> None:
+    pace = Pace(rpm=600, tpm=None)
+    assert [round(pace.reserve(1000), 2) for _ in range(4)] == [0.0, 0.1, 0.2, 0.3]
+    pace = Pace(rpm=None, tpm=60_000)
+    assert [round(pace.reserve(tokens), 1) for tokens in (500, 100, 1000)] == [0.0, 0.5, 0.6]
+    pace.settle(1000, 200)
+    assert round(pace.reserve(1), 1) == 0.8, "what a call did not use is given back"
+    assert Pace(None, None).reserve(10**6) == 0.0
+
+
+@pytest.mark.parametrize("limit", [{"rpm": 1200}, {"tpm": 1200 * (100 + 17)}])
+def test_calls_a_minute_are_kept_however_many_may_be_in_flight(
+    journal: Journal, limit: dict[str, int]
+) -> None:
+    sent: list[float] = []
+
+    def script(request: TeacherRequest, before: int) -> RawReply:
+        sent.append(time.monotonic())
+        return replace(reply(request), prompt_tokens=17, completion_tokens=100)
+
+    settings = replace(FAST, concurrency=64, **limit)  # type: ignore[arg-type]
+    with TeacherDesk(ScriptedTeacher(script), journal, settings=settings) as desk:
+        assert len(ask(desk, 20)) == 20
+    took = sent[-1] - sent[0]
+    assert 0.8 < took < 5.0, "20 calls at 20 a second"
+
+
+def test_waiting_for_the_pace_ends_when_the_calls_end(journal: Journal) -> None:
+    def script(request: TeacherRequest, before: int) -> RawReply | Exception:
+        return BackendError("401 wrong key")
+
+    started = time.monotonic()
+    with (
+        TeacherDesk(ScriptedTeacher(script), journal, settings=replace(FAST, rpm=1)) as desk,
+        pytest.raises(BackendError, match="401"),
+    ):
+        ask(desk, 10)
+    assert time.monotonic() - started < 10
+
+
+def test_cut_empty_and_filtered_replies_are_counted(journal: Journal) -> None:
+    kinds = {"0": ("", "stop"), "1": (" ", "stop"), "2": ("", "content_filter"), "3": ("", "length")}
+
+    def script(request: TeacherRequest, before: int) -> RawReply:
+        text, finish = kinds.get(request.messages[0]["content"], ("x", "stop"))
+        return replace(reply(request, finish), text=text)
+
+    with TeacherDesk(ScriptedTeacher(script), journal, settings=FAST) as desk:
+        ask(desk, 5)
+        assert (desk.count.empty, desk.count.filtered, desk.count.cut) == (2, 1, 1)
+        assert desk.count.as_dict()["empty"] == 2
 
 
 def test_retry_after_stops_all_new_calls_for_as_long_as_asked() -> None:
