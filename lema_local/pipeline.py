@@ -35,7 +35,7 @@ from lema_local.records import (
 )
 from lema_local.resuming import ResumedFile
 from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, fingerprint, write_text
-from lema_local.sampling import SampleWatch, predict_into_file, sample_into_file
+from lema_local.sampling import SampleWatch, expected_paths, predict_into_file, sample_into_file
 from lema_local.stage_runner import STAGES, Outcome, Show, StageRunner, Work, save_chosen
 from lema_local.stages.augment import augment_rationales
 from lema_local.stages.build import build_arms, build_held_out, count_examples
@@ -175,7 +175,7 @@ class Pipeline:
                 on_chosen=partial(save_chosen, folder, started),
                 tell=self.tell,
             )
-            with self.show("sample", len(asked) * settings.samples_per_question * len(blocks)) as update:
+            with self.show("sample", expected_paths(len(asked), len(blocks), settings)) as update:
                 sampled = sample_into_file(
                     folder.path / "paths.jsonl",
                     asked,

@@ -64,6 +64,13 @@ class SampleWatch:
         )
 
 
+def expected_paths(questions: int, students: int, settings: SampleSettings) -> int | None:
+    """Return how many paths will be drawn, or at most where it stops earlier; None where it depends on the paths."""
+    if settings.max_samples_per_question is not None:
+        return None
+    return questions * students * settings.samples_per_question
+
+
 def sample_into_file(
     path: Path,
     questions: Sequence[Question],

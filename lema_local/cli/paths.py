@@ -137,27 +137,30 @@ def print_summary(summary: SampleSummary, is_json: bool, seconds: float = 0.0) -
         is_json: For a program.
         seconds: Work time; 0 where nothing was sampled.
     """
-    speed = (
-        {"seconds": seconds, "tokens_per_s": round(summary.completion_tokens / seconds, 1)} if seconds else {}
-    )
+    tokens = summary.completion_tokens
+    rate = round(tokens / seconds, 1) if tokens is not None and seconds else None
     if is_json:
+        speed = {"seconds": seconds, "tokens_per_s": rate} if seconds else {}
         click.echo(json.dumps(summary.model_dump() | speed, indent=2))
         return
     click.echo(format_summary(summary))
     if seconds:
-        click.echo(f"{seconds:.0f} s, {speed['tokens_per_s']:,.0f} tokens/s, loading included")
+        click.echo(f"{seconds:.0f} s" + (f", {rate:,.0f} tokens/s, loading included" if rate else ""))
 
 
 def format_summary(summary: SampleSummary) -> str:
     """Return the summary for people."""
     lines = [
-        f"{summary.questions} questions, {summary.paths} paths ({summary.distinct_paths} distinct)",
+        f"{summary.questions} questions, {summary.paths} paths ({summary.distinct_paths} distinct),"
+        f" {summary.distinct_mistakes} different mistakes",
         *(f"{name}:\n  " + "\n  ".join(_describe(own)) for name, own in summary.students.items()),
         *([] if summary.students else _describe(summary)),
-        f"{summary.completion_tokens:,} tokens written",
+        "tokens: not told by the server"
+        if summary.completion_tokens is None
+        else f"{summary.completion_tokens:,} tokens written",
     ]
     if summary.left_out_mistakes:
-        lines.insert(-1, f"{summary.left_out_mistakes} mistakes more than are kept of one question")
+        lines.insert(1, f"{summary.left_out_mistakes} of them left out: more than are kept of one question")
     return "\n".join(lines)
 
 

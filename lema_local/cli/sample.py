@@ -217,7 +217,7 @@ def sample_into(
     settings: SampleSettings,
 ) -> None:
     """Sample into the record's file with a progress bar."""
-    from lema_local.sampling import SampleWatch, sample_into_file
+    from lema_local.sampling import SampleWatch, expected_paths, sample_into_file
     from lema_local.wiring import LentStudents
 
     began = time.monotonic()
@@ -226,7 +226,7 @@ def sample_into(
         blocks, adapters=adapters, chosen=record.chosen(), on_chosen=record.save_chosen, tell=notice
     )
     try:
-        with progress_bar("sample", len(questions) * settings.samples_per_question * len(blocks)) as update:
+        with progress_bar("sample", expected_paths(len(questions), len(blocks), settings)) as update:
             sampled = sample_into_file(
                 record.path,
                 questions,

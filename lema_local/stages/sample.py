@@ -277,6 +277,8 @@ class SampleSummary(BaseModel):
     questions: int
     paths: int
     distinct_paths: int
+    distinct_mistakes: int
+    """Mistakes of different texts, those left out among them."""
     correct: int
     wrong: int
     no_answer: int
@@ -291,7 +293,8 @@ class SampleSummary(BaseModel):
     """Questions all of whose paths are mistakes."""
     prompt_tokens: int
     """Tokens of all prompts, each counted once a question and student."""
-    completion_tokens: int
+    completion_tokens: int | None
+    """None where a server does not tell them."""
     left_out_mistakes: int = 0
     """Different mistakes that are more than `max_mistakes_per_question`."""
     students: dict[str, SampleSummary] = {}
@@ -328,7 +331,8 @@ def _summarize(paths: Sequence[ReasoningPath], first: int | None) -> SampleSumma
     return SampleSummary(
         questions=len({path.question_id for path in paths}),
         paths=total.total(),
-        distinct_paths=len({(path.question_id, path.student, hash(path.text)) for path in paths}),
+        distinct_paths=_count_distinct(paths),
+        distinct_mistakes=_count_distinct(path for path in paths if path.verdict == "wrong"),
         correct=total["correct"],
         wrong=total["wrong"],
         no_answer=total["no_answer"],
@@ -339,5 +343,14 @@ def _summarize(paths: Sequence[ReasoningPath], first: int | None) -> SampleSumma
         sometimes_wrong=sum(0 < share < 1 for share in wrong),
         always_wrong=wrong.count(1.0),
         prompt_tokens=sum(prompts.values()),
-        completion_tokens=sum((path.completion_tokens or 0) * path.count for path in paths),
+        completion_tokens=_sum_tokens(paths),
     )
+
+
+def _count_distinct(paths: Iterable[ReasoningPath]) -> int:
+    return len({(path.question_id, path.student, hash(path.text)) for path in paths})
+
+
+def _sum_tokens(paths: Sequence[ReasoningPath]) -> int | None:
+    told = [path.completion_tokens * path.count for path in paths if path.completion_tokens is not None]
+    return sum(told) if len(told) == len(paths) else None

@@ -217,14 +217,13 @@ def test_missing_questions_are_said(student: Path, tmp_path: Path) -> None:
     assert "none.jsonl" in result.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
-@pytest.mark.parametrize("is_exact", [True, False])
+@pytest.mark.parametrize("is_exact", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_kill_minus_9_at_random_moments_changes_nothing(
     is_exact: bool, student: Path, tmp_path: Path
 ) -> None:
     path, whole, killed = tmp_path / "questions.jsonl", tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    write_questions(path, 400)
+    write_questions(path, 250)
     extra = ["--max-tokens", 60, *(["--exact"] if is_exact else [])]
     began = time.monotonic()
     assert run(*sample_args(path, student, whole), *extra).exit_code == 0
