@@ -54,6 +54,10 @@ class UnparseableReply(ValueError):
         self.reason = reason
 
 
+class NothingWrong(UnparseableReply):
+    """A reply that says that no step is incorrect."""
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedCorrection:
     """A teacher's reply as data."""
@@ -222,6 +226,29 @@ def read_location(text: str) -> int:
     return _read_position(text[headed.end() :].strip() if headed else text)
 
 
+def read_named_step(text: str) -> int | None:
+    """Return the step that a reply names as incorrect, 1-based, whatever else it holds; None where it names none.
+
+    Raises:
+        UnparseableReply: If it says nothing of steps.
+    """
+    text = _THINKING.sub("", text).strip()
+    if (found := _read_json(text)) is not None:
+        named = found["incorrect_step"]
+    else:
+        text = _EMPHASIS.sub("", _FENCE.sub("", text))
+        headed = next((m for m in _HEADING.finditer(text) if m.lastgroup == "incorrect_step"), None)
+        # Without the heading only what goes on behind the cue counts: "Step 3." or "None."
+        begins = re.match(rf"{_STEP}\s*\d|\d+\s*[.:]", text, re.IGNORECASE) or _NOTHING_WRONG.match(text)
+        if headed is None and not begins:
+            raise UnparseableReply("the reply names no incorrect step")
+        named = text[headed.end() :].strip() if headed else text
+    try:
+        return _read_position(named)
+    except NothingWrong:
+        return None
+
+
 def _read_json(text: str) -> dict[str, str] | None:
     start = text.find("{")
     if start < 0 or '"' not in text:
@@ -284,7 +311,7 @@ def _cut_solution(found: dict[str, str]) -> None:
 
 def _read_position(text: str) -> int:
     if _NOTHING_WRONG.search(text):
-        raise UnparseableReply("the teacher finds no incorrect step")
+        raise NothingWrong("the teacher finds no incorrect step")
     number = _STEP_NUMBER.search(text[:200])
     if number is None:
         raise UnparseableReply("the reply names no incorrect step")

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
@@ -37,16 +37,20 @@ from lema_local.resuming import ResumedFile
 from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, fingerprint, write_text
 from lema_local.sampling import SampleWatch, expected_paths, predict_into_file, sample_into_file
 from lema_local.stage_runner import STAGES, Outcome, Show, StageRunner, Work, save_chosen
-from lema_local.stages.augment import augment_rationales
 from lema_local.stages.build import build_arms, build_held_out, count_examples
-from lema_local.stages.correct import correct_mistakes, path_key, select_mistakes
+from lema_local.stages.correct import path_key, select_mistakes
 from lema_local.stages.evaluate import score_predictions
 from lema_local.stages.export import check_exported, describe_divergence
 from lema_local.stages.filter import filter_corrections
 from lema_local.stages.questions import check_disjoint, check_gold_answers
 from lema_local.stages.sample import greedy_settings
 from lema_local.students.base import PromptStyle, Student
-from lema_local.teachers import prompt_for
+from lema_local.teamwork import (
+    account_for_fallback,
+    augment_with_team,
+    correct_with_team,
+    count_by_teacher,
+)
 from lema_local.training.base import (
     FidelityResult,
     Trainer,
@@ -59,8 +63,8 @@ from lema_local.wiring import (
     LentStudents,
     base_identity,
     load_source,
-    open_run_desk,
     open_run_student,
+    open_run_team,
     open_trainer,
     student_identity,
     teacher_identity,
@@ -198,7 +202,7 @@ class Pipeline:
         made_from = {
             "paths": self.runner.marks["sample"],
             "teacher": self.teacher_identity,
-            "prompt": None if self.recipe.teacher.model == REFERENCE else prompt.fingerprint,
+            "prompt": None if self._only_reference else prompt.fingerprint,
             "correct": settings_in_result(self.recipe, "correct"),
         }
 
@@ -208,18 +212,23 @@ class Pipeline:
             order = [path_key(path) for _, path in mistakes]
             with (
                 ResumedFile(folder.path / "corrections.jsonl", Correction, path_key) as file,
-                open_run_desk(self.recipe, settings, self.folder) as desk,
+                open_run_team(self.recipe, settings, self.folder) as team,
                 self.show("correct", len(mistakes)) as update,
             ):
                 left = [mistake for mistake in mistakes if path_key(mistake[1]) not in file.kept]
                 verdicts = Counter[str](one.verdict for one in file.kept.values())
-                for one in correct_mistakes(left, desk, prompt_for(desk, prompt), settings):
+                for one in correct_with_team(left, team, prompt, settings):
                     file.append(one)
                     verdicts[one.verdict] += 1
-                    update(verdicts.total(), **verdicts, spent=f"${desk.budget.spent_usd:.4f}")
+                    update(verdicts.total(), **verdicts, spent=f"${team.spent_usd:.4f}")
                 corrections = file.finish(order)
-                counts = {"mistakes": len(mistakes), **count_verdicts(corrections), **desk.count.as_dict()}
-                return Outcome(counts=counts, cost_usd=desk.budget.spent_usd)
+                counts = {"mistakes": len(mistakes), **count_verdicts(corrections), **team.count.as_dict()}
+                if len(team.members) > 1 or team.fallback:
+                    counts["by_teacher"] = count_by_teacher(corrections)
+                if account := account_for_fallback(corrections, team):
+                    counts["fallback"] = asdict(account)
+                    self.tell(account.describe())
+                return Outcome(counts=counts, cost_usd=team.spent_usd)
 
         self.runner.do("correct", made_from, work)
 
@@ -242,18 +251,18 @@ class Pipeline:
             order = [(question.id, attempt) for question in wanted for attempt in attempts]
             with (
                 ResumedFile(folder.path / "rationales.jsonl", Rationale, rationale_key) as file,
-                open_run_desk(self.recipe, settings, self.folder) as desk,
+                open_run_team(self.recipe, settings, self.folder) as team,
                 self.show("augment", len(order)) as update,
             ):
                 left = [
                     one for one in wanted if not all((one.id, attempt) in file.kept for attempt in attempts)
                 ]
                 before = len(order) - len(left) * len(attempts)
-                for done, one in enumerate(augment_rationales(left, desk, prompt, settings), before + 1):
+                for done, one in enumerate(augment_with_team(left, team, prompt, settings), before + 1):
                     file.append(one)
-                    update(done, spent=f"${desk.budget.spent_usd:.4f}")
-                counts = {**count_verdicts(file.finish(order)), **desk.count.as_dict()}
-                return Outcome(counts=counts, cost_usd=desk.budget.spent_usd)
+                    update(done, spent=f"${team.spent_usd:.4f}")
+                counts = {**count_verdicts(file.finish(order)), **team.count.as_dict()}
+                return Outcome(counts=counts, cost_usd=team.spent_usd)
 
         self.runner.do("augment", made_from, work)
 
@@ -493,6 +502,12 @@ class Pipeline:
     def teacher_identity(self) -> dict[str, Any]:
         """What names the teacher in a fingerprint."""
         return teacher_identity(self.recipe.teacher)
+
+    @property
+    def _only_reference(self) -> bool:
+        """Whether no teacher reads the prompt."""
+        block = self.recipe.teacher
+        return all(one.model == REFERENCE for one in (*block.members, *filter(None, [block.fallback])))
 
     @cached_property
     def base_identity(self) -> dict[str, Any]:

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from lema_local.errors import InputError, RecipeError
+from lema_local.errors import RecipeError
 from lema_local.jsonl import describe_problems
-from lema_local.keys import check_url
 from lema_local.shipped import shipped_folder
 from lema_local.stages.augment import AugmentSettings
 from lema_local.stages.build import BuildSettings
@@ -28,6 +27,7 @@ from lema_local.stages.filter import FilterSettings
 from lema_local.stages.sample import SampleSettings
 from lema_local.students.base import EngineOptions, KvType
 from lema_local.teachers.secrets import mask_secrets
+from lema_local.teachers.settings import TeacherSettings, without_key
 from lema_local.training.base import LAYOUT_SETTINGS, TrainSettings
 
 
@@ -56,19 +56,6 @@ def _from_text(value: Any) -> Any:
     return {"source": value} if isinstance(value, str) else value
 
 
-def _without_key(variable: str) -> AfterValidator:
-    """Return a validator that refuses an endpoint's URL with a key in it: the recipe is kept with the run."""
-
-    def check(url: str) -> str:
-        try:
-            check_url(url, variable)
-        except InputError as err:
-            raise ValueError(f"{err}; {err.hint}") from None
-        return url
-
-    return AfterValidator(check)
-
-
 Source = Annotated[QuestionSource, BeforeValidator(_from_text)]
 """A mapping, or just its `source`."""
 
@@ -91,7 +78,7 @@ class StudentBlock(Block):
 
     model: str
     """A GGUF file, `hf:OWNER/REPO/FILE.gguf`, `quickstart` (embedded), or a model's name at `url`."""
-    url: Annotated[str, _without_key("LEMA_STUDENT_KEY")] | None = None
+    url: Annotated[str, without_key("LEMA_STUDENT_KEY")] | None = None
     """An OpenAI-compatible endpoint that serves `model`; None: llama.cpp in this process."""
     base: str | None = None
     """What is trained: a Hugging Face folder or hub name; None: the GGUF itself, converted."""
@@ -126,21 +113,23 @@ class StudentBlock(Block):
         )
 
 
-class TeacherBlock(Block):
+class TeacherBlock(TeacherSettings):
     """Who corrects, and what it may cost. Keys come from the environment or `lema keys`, never from here."""
 
-    model: str = "reference"
-    """A LiteLLM name (`gpt-4o`, `ollama_chat/...`, `openai/NAME` with `url`), or `reference`: no model."""
-    url: Annotated[str, _without_key("LEMA_TEACHER_KEY")] | None = None
-    """An OpenAI-compatible endpoint."""
-    price_in: float | None = Field(default=None, ge=0)
-    """Dollars per million prompt tokens; None: LiteLLM's price, 0 for local endpoints."""
-    price_out: float | None = Field(default=None, ge=0)
-    """Dollars per million reply tokens."""
+    also: tuple[TeacherSettings, ...] = ()
+    """Further teachers; each mistake goes to one, shared out by `weight`."""
+    fallback: TeacherSettings | None = None
+    """Asked about what the others failed on or whose correction was rejected, and about nothing else."""
     max_usd: float | None = Field(default=None, ge=0)
-    """Never spend more in this run; None: no cap."""
+    """Never spend more in this run, all teachers together; None: no cap."""
     max_calls: int | None = Field(default=None, ge=0)
     """Never send more requests in this run; None: no cap."""
+
+    @property
+    def members(self) -> tuple[TeacherSettings, ...]:
+        """The teachers that share the mistakes, the first one first."""
+        own = self.model_dump(include=set(TeacherSettings.model_fields))
+        return TeacherSettings.model_validate(own), *self.also
 
 
 class SampleBlock(SampleSettings):
@@ -213,7 +202,7 @@ NOT_IN_RESULT: dict[str, frozenset[str]] = {
     "student": frozenset(
         {"slots", "threads", "context_tokens", "gpu_layers", "kv_layout", "flash_attention"}
     ),
-    "teacher": frozenset({"price_in", "price_out", "max_usd", "max_calls"}),
+    "teacher": frozenset({"price_in", "price_out", "max_usd", "max_calls", "slots", "gpu_layers"}),
     "sample": frozenset(),
     "correct": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
     "augment": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),

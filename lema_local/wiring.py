@@ -14,10 +14,12 @@ from lema_local.errors import InputError
 from lema_local.recipe import AugmentBlock, CorrectBlock, QuestionSource, Recipe, StudentBlock, TeacherBlock
 from lema_local.records import Question
 from lema_local.runs import RunFolder, hash_file
+from lema_local.teachers import IN_PROCESS
 
 if TYPE_CHECKING:
     from lema_local.students.base import Student
-    from lema_local.teachers.desk import TeacherDesk
+    from lema_local.teachers.settings import TeacherSettings
+    from lema_local.teachers.team import Team
     from lema_local.training.base import Trainer
 
 EMBEDDED = "quickstart"
@@ -156,38 +158,53 @@ class LentStudents:
 
 
 def teacher_identity(block: TeacherBlock) -> dict[str, Any]:
-    """Return what names a teacher in a fingerprint, without asking anybody."""
-    if block.model == REFERENCE:
+    """Return what names the teachers in a fingerprint, without asking anybody: what can change a correction."""
+    first, *others = block.members
+    identity = _identify(first)
+    if others:
+        identity |= {"weight": first.weight}
+        identity["also"] = [{**_identify(one), "weight": one.weight} for one in others]
+    if block.fallback is not None:
+        identity["fallback"] = _identify(block.fallback)
+    return identity
+
+
+def _identify(one: TeacherSettings) -> dict[str, Any]:
+    if one.model == REFERENCE:
         from lema_local.teachers.reference import ReferenceTeacher
 
         return {"model": REFERENCE, "version": ReferenceTeacher().identity}
-    return {"model": block.model, "url": block.url}
+    asked = one.model_dump(
+        include={"temperature", "max_tokens", "reasoning_effort", "system_prompt"}, exclude_defaults=True
+    )
+    if one.model.startswith(IN_PROCESS):
+        from lema_local.students import resolve_model_file
+
+        return {"sha256": hash_file(resolve_model_file(one.model.removeprefix(IN_PROCESS))), **asked}
+    return {"model": one.model, "url": one.url, **asked}
 
 
 @contextmanager
-def open_run_desk(
-    recipe: Recipe, settings: CorrectBlock | AugmentBlock, folder: RunFolder
-) -> Iterator[TeacherDesk]:
-    """Lend the recipe's teacher with journal, budget and scheduler; the caps hold over all parts of this run."""
-    from lema_local.teachers import open_desk, open_teacher
+def open_run_team(recipe: Recipe, settings: CorrectBlock | AugmentBlock, folder: RunFolder) -> Iterator[Team]:
+    """Lend the recipe's teachers with journal, budget and scheduler; the caps hold over all parts of this run."""
     from lema_local.teachers.journal import Journal
     from lema_local.teachers.scheduler import DeskSettings
+    from lema_local.teachers.team import Team
 
     block = recipe.teacher
-    teacher = open_teacher(block.model, url=block.url, price_in=block.price_in, price_out=block.price_out)
-    scope = str(folder.path.resolve())
     with (
         Journal() as journal,
-        open_desk(
-            teacher,
+        Team(
+            block.members,
+            block.fallback,
             journal,
             DeskSettings.from_stage(settings),
-            scope=scope,
+            scope=str(folder.path.resolve()),
             max_usd=block.max_usd,
             max_calls=block.max_calls,
-        ) as desk,
+        ) as team,
     ):
-        yield desk
+        yield team
 
 
 def open_trainer(block: StudentBlock) -> Trainer:

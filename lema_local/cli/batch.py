@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lema_local.cli.progress import notice
-from lema_local.cli.teachers import correct
+from lema_local.cli.teachers import correct, read_one_teacher
 
 if TYPE_CHECKING:
     from lema_local.teachers.base import TeacherRequest
@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from lema_local.teachers.batch_service import BatchService, RemoteBatch
     from lema_local.teachers.journal import Journal
     from lema_local.teachers.litellm_teacher import LiteLLMTeacher
+    from lema_local.teachers.settings import TeacherSettings
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _ONLINE = {
+    "fallback",
+    "fallback_url",
+    "fallback_price_in",
+    "fallback_price_out",
     "paths",
     "out",
     "concurrency",
@@ -82,10 +87,11 @@ def export_command(paths: Path, out: Path, **flags: Any) -> None:
     from lema_local.teachers.batch_files import write_batches
     from lema_local.teachers.journal import Journal
 
-    teacher = _open_teacher(flags["teacher"], flags["teacher_url"], flags, needs_key=False)
+    asked_as = read_one_teacher(flags)
+    teacher = _open_teacher(asked_as.model, asked_as.url, flags, needs_key=False)
     with Journal() as journal:
         book = BatchBook(journal)
-        needed, mistakes, known = _collect(paths, teacher, journal, flags)
+        needed, mistakes, known = _collect(paths, teacher, asked_as, journal, flags)
         waiting = book.find_out(list(needed))
         asked = {key: request for key, request in needed.items() if key not in waiting}
         batches = write_batches(
@@ -116,7 +122,7 @@ export_command.params += [param for param in correct.params if param.name not in
 
 
 def _collect(
-    paths: Path, teacher: LiteLLMTeacher, journal: Journal, flags: dict[str, Any]
+    paths: Path, teacher: LiteLLMTeacher, asked_as: TeacherSettings, journal: Journal, flags: dict[str, Any]
 ) -> tuple[dict[str, TeacherRequest], int, int]:
     """Return the requests that the journal has no reply to by their keys, the mistakes, and how many have one."""
     from lema_local.cli.teachers import correct_settings
@@ -136,7 +142,7 @@ def _collect(
     needed: dict[str, TeacherRequest] = {}
     desk_settings = DeskSettings.from_stage(settings)
     with open_desk(teacher, journal, desk_settings, scope="", collect=needed.__setitem__) as desk:
-        made = correct_mistakes(mistakes, desk, prompt_for(desk, prompt), settings)
+        made = correct_mistakes(mistakes, desk, prompt_for(desk, prompt), settings, asked_as)
         verdicts = Counter(correction.verdict for correction in made)
     return needed, len(mistakes), verdicts["accepted"] + verdicts["rejected"]
 
@@ -166,6 +172,7 @@ def _open_teacher(
         url=url,
         price_in=flags.get("price_in"),
         price_out=flags.get("price_out"),
+        options={"reasoning_effort": flags["reasoning_effort"]} if flags.get("reasoning_effort") else None,
         needs_key=needs_key,
     )
     assert isinstance(teacher, LiteLLMTeacher)

@@ -16,6 +16,8 @@ FLAGS = {
     "base": "student.base",
     "teacher": "teacher.model",
     "teacher_url": "teacher.url",
+    "fallback": "teacher.fallback.model",
+    "fallback_url": "teacher.fallback.url",
     "max_usd": "teacher.max_usd",
 }
 """Flags that are short for `--set KEY=...`."""
@@ -26,6 +28,10 @@ def teacher_options(command: Any) -> Any:
     command = click.option("--max-usd", type=click.FloatRange(min=0), help="Spend at most so many dollars.")(
         command
     )
+    command = click.option("--fallback-url", metavar="URL", help="The fallback's endpoint.")(command)
+    command = click.option(
+        "--fallback", metavar="MODEL", help="A teacher for the mistakes that the first failed on."
+    )(command)
     command = click.option("--teacher-url", metavar="URL", help="An OpenAI-compatible endpoint.")(command)
     return click.option("--teacher", metavar="MODEL", help="A LiteLLM model name, or 'reference'.")(command)
 

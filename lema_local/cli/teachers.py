@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from lema_local.records import Correction, Rationale
     from lema_local.stages.correct import CorrectSettings, Mistake
     from lema_local.teachers import MistakePrompt
-    from lema_local.teachers.desk import TeacherDesk
     from lema_local.teachers.scheduler import DeskSettings
+    from lema_local.teachers.settings import TeacherSettings
+    from lema_local.teachers.team import Team
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -29,9 +31,20 @@ def teacher_options(command: Any) -> Any:
     """Add the options that name a teacher and bound what it does."""
     options = (
         click.option(
-            "--teacher", required=True, metavar="MODEL", help="A LiteLLM model name, or 'reference'."
+            "--teacher",
+            "teachers",
+            required=True,
+            multiple=True,
+            metavar="MODEL[=WEIGHT]",
+            help="A LiteLLM model name, llamacpp/PATH.gguf, or 'reference'. Several share the work by weight.",
         ),
-        click.option("--teacher-url", metavar="URL", help="An OpenAI-compatible endpoint."),
+        click.option(
+            "--teacher-url",
+            "teacher_urls",
+            multiple=True,
+            metavar="URL",
+            help="An OpenAI-compatible endpoint; with several teachers one each, in their order, '-' for none.",
+        ),
         click.option(
             "--price-in",
             type=click.FloatRange(min=0),
@@ -69,6 +82,12 @@ def teacher_options(command: Any) -> Any:
             show_default=True,
             help="Further tries of a call.",
         ),
+        click.option("--system-prompt", metavar="TEXT", help="Said to the teachers first [nothing]."),
+        click.option(
+            "--reasoning-effort",
+            type=click.Choice(["none", "minimal", "low", "medium", "high"]),
+            help="Of thinking models [the provider's default].",
+        ),
         click.option(
             "--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of a reply."
         ),
@@ -83,39 +102,114 @@ def teacher_options(command: Any) -> Any:
     return command
 
 
-@contextmanager
-def _desk(settings: DeskSettings, out: Path, flags: dict[str, Any]) -> Iterator[TeacherDesk]:
-    """Lend a desk for one output file, from the flags of `teacher_options`."""
-    from lema_local.teachers import open_desk, open_teacher
-    from lema_local.teachers.journal import Journal
+def _read_teachers(flags: dict[str, Any]) -> list[TeacherSettings]:
+    """Return the teachers that the flags name.
 
-    teacher = open_teacher(
-        flags["teacher"], url=flags["teacher_url"], price_in=flags["price_in"], price_out=flags["price_out"]
+    Raises:
+        InputError: If there are more URLs than teachers.
+    """
+    from lema_local.errors import InputError
+    from lema_local.teachers.settings import TeacherSettings
+
+    names, urls = flags["teachers"], flags["teacher_urls"]
+    if len(urls) > len(names):
+        raise InputError(
+            f"{len(urls)} times --teacher-url, but {len(names)} teachers",
+            hint="one URL for each, in their order",
+        )
+    common = {key: flags[key] for key in ("price_in", "price_out", "system_prompt", "reasoning_effort")}
+    found = []
+    for name, url in zip(names, [*urls, *["-"] * (len(names) - len(urls))], strict=True):
+        model, weight = _cut_weight(name)
+        found.append(
+            TeacherSettings(
+                model=model, weight=weight, url=None if url == "-" else url, **_for_model(model, common)
+            )
+        )
+    return found
+
+
+def read_one_teacher(flags: dict[str, Any]) -> TeacherSettings:
+    """Return the teacher that the flags name.
+
+    Raises:
+        InputError: If there are several.
+    """
+    from lema_local.errors import InputError
+
+    first, *others = _read_teachers(flags)
+    if others:
+        raise InputError(f"{1 + len(others)} teachers where one is meant", hint="give --teacher once")
+    return first
+
+
+def _for_model(model: str, common: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what the teachers without an endpoint have no use for, so that they can stand beside the others."""
+    from lema_local.teachers import needs_no_endpoint
+
+    useless = {"price_in", "price_out", "reasoning_effort"} if needs_no_endpoint(model) else set()
+    return {key: value for key, value in common.items() if key not in useless}
+
+
+def _cut_weight(name: str) -> tuple[str, float]:
+    """Return a teacher's name and weight: `gpt-4o=3`."""
+    model, equals, weight = name.rpartition("=")
+    try:
+        return (model, float(weight)) if equals and float(weight) > 0 else (name, 1.0)
+    except ValueError:
+        return name, 1.0
+
+
+def _read_fallback(flags: dict[str, Any]) -> TeacherSettings | None:
+    from lema_local.teachers.settings import TeacherSettings
+
+    if flags.get("fallback") is None:
+        return None
+    common = {
+        "price_in": flags["fallback_price_in"],
+        "price_out": flags["fallback_price_out"],
+        "system_prompt": flags["system_prompt"],
+    }
+    return TeacherSettings(
+        model=flags["fallback"], url=flags["fallback_url"], **_for_model(flags["fallback"], common)
     )
+
+
+@contextmanager
+def lend_team(settings: DeskSettings, scope: str, flags: dict[str, Any]) -> Iterator[Team]:
+    """Lend the teachers that the flags of `teacher_options` name; what they spend counts for `scope`."""
+    from lema_local.teachers.journal import Journal
+    from lema_local.teachers.team import Team
+
+    chosen, fallback = _read_teachers(flags), _read_fallback(flags)
+    if flags["offline"]:
+        _go_offline([*chosen, *([fallback] if fallback else [])])
     caps = {"max_usd": flags["max_usd"], "max_calls": flags["max_calls"]}
     with (
         Journal() as journal,
-        open_desk(teacher, journal, settings, scope=str(out.resolve()), **caps) as desk,
+        Team(chosen, fallback, journal, settings, scope=scope, **caps) as team,
     ):
-        yield desk
+        yield team
 
 
-def _go_offline(teacher: str, url: str | None) -> None:
+def _go_offline(chosen: Sequence[TeacherSettings]) -> None:
     from lema_local.errors import InputError
     from lema_local.teachers import endpoint_of, needs_no_endpoint
     from lema_local.teachers.offline import go_offline
 
-    where = endpoint_of(teacher, url)
-    if where is None and not needs_no_endpoint(teacher):
-        raise InputError(
-            f"the teacher {teacher} cannot be asked with --offline",
-            hint="name a local endpoint with --teacher-url, or a teacher that needs none: reference, llamacpp/PATH",
-        )
-    go_offline(where)
+    where = [endpoint_of(one.model, one.url) for one in chosen]
+    for one, url in zip(chosen, where, strict=True):
+        if url is None and not needs_no_endpoint(one.model):
+            raise InputError(
+                f"the teacher {one.model} cannot be asked with --offline",
+                hint="name a local endpoint with --teacher-url, or a teacher that needs none: reference,"
+                " llamacpp/PATH",
+            )
+    go_offline(*where)
 
 
 @contextmanager
-def _told_budget(out: Path, flags: dict[str, Any]) -> Iterator[None]:
+def told_budget(kept_in: object, flags: dict[str, Any]) -> Iterator[None]:
     """Say with a used-up budget which command goes on."""
     from lema_local.cli.resuming import same_command
     from lema_local.errors import BudgetReached
@@ -125,7 +219,7 @@ def _told_budget(out: Path, flags: dict[str, Any]) -> Iterator[None]:
     except BudgetReached as err:
         larger = {name: 2 * flags[name] or 1 for name in ("max_usd", "max_calls") if flags[name] is not None}
         raise BudgetReached(
-            f"{err}; what was made is kept in {out}.partial", hint=same_command(fresh=None, **larger)
+            f"{err}; what was made is kept in {kept_in}", hint=same_command(fresh=None, **larger)
         ) from err
 
 
@@ -157,7 +251,30 @@ def _told_budget(out: Path, flags: dict[str, Any]) -> Iterator[None]:
 @click.option(
     "--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True, help="Of first attempts."
 )
-@click.option("--show-gold", is_flag=True, help="Show the teacher the gold rationale.")
+@click.option("--show-gold", "shows_gold", is_flag=True, help="Show the teacher the gold rationale.")
+@click.option(
+    "--locate-first",
+    "locates_first",
+    is_flag=True,
+    help="Two calls: first the incorrect step alone, then its correction.",
+)
+@click.option(
+    "--ask-json", "asks_json", is_flag=True, help="Ask for JSON, of teachers that have a mode for it."
+)
+@click.option("--fallback", metavar="MODEL", help="A teacher for the mistakes that the others failed on.")
+@click.option("--fallback-url", metavar="URL", help="The fallback's endpoint.")
+@click.option(
+    "--fallback-price-in",
+    type=click.FloatRange(min=0),
+    metavar="USD",
+    help="As --price-in, for the fallback.",
+)
+@click.option(
+    "--fallback-price-out",
+    type=click.FloatRange(min=0),
+    metavar="USD",
+    help="As --price-out, for the fallback.",
+)
 def correct(paths: Path, questions: str, out: Path, prompt: str, **flags: Any) -> None:
     """Let a teacher correct the mistakes among PATHS.
 
@@ -165,26 +282,25 @@ def correct(paths: Path, questions: str, out: Path, prompt: str, **flags: Any) -
     that no request is paid twice, in this command or another.
 
     \b
-    Example:
+    Examples:
       lema correct paths.jsonl --questions gsm8k:train.jsonl --teacher gpt-4o --max-usd 5 --out corrections.jsonl
+      lema correct paths.jsonl --questions gsm8k:train.jsonl --teacher ollama_chat/qwen3:32b --fallback gpt-4o \\
+        --max-usd 5 --out corrections.jsonl
     """
     from lema_local.datasets import load_questions
     from lema_local.jsonl import read_records
     from lema_local.prompts import load_correction_prompt
     from lema_local.records import ReasoningPath
     from lema_local.stages.correct import select_mistakes
-    from lema_local.teachers import prompt_for
     from lema_local.teachers.scheduler import DeskSettings
 
-    if flags["offline"]:
-        _go_offline(flags["teacher"], flags["teacher_url"])
     settings = correct_settings(flags)
     correction_prompt = load_correction_prompt(prompt)
     mistakes = list(select_mistakes(read_records(paths, ReasoningPath), load_questions(questions), settings))
     desk_settings = DeskSettings.from_stage(settings, is_fresh=flags["fresh"])
-    with _desk(desk_settings, out, flags) as desk:
-        records = _correct(mistakes, desk, prompt_for(desk, correction_prompt), settings, out, flags)
-        _print_summary("mistake", len(mistakes), records, desk, is_json=flags["is_json"])
+    with lend_team(desk_settings, str(out.resolve()), flags) as team:
+        records = _correct(mistakes, team, correction_prompt, settings, out, flags)
+        _print_summary("mistake", len(mistakes), records, team, is_json=flags["is_json"])
 
 
 def correct_settings(flags: dict[str, Any]) -> CorrectSettings:
@@ -192,14 +308,12 @@ def correct_settings(flags: dict[str, Any]) -> CorrectSettings:
     from lema_local.stages.correct import CorrectSettings
 
     names = CorrectSettings.model_fields.keys() & flags.keys()
-    return CorrectSettings.model_validate(
-        {name: flags[name] for name in names} | {"shows_gold": flags["show_gold"]}
-    )
+    return CorrectSettings.model_validate({name: flags[name] for name in names})
 
 
 def _correct(
     mistakes: Sequence[Mistake],
-    desk: TeacherDesk,
+    team: Team,
     prompt: MistakePrompt,
     settings: CorrectSettings,
     out: Path,
@@ -207,21 +321,22 @@ def _correct(
 ) -> list[Correction]:
     from lema_local.records import Correction
     from lema_local.resuming import ResumedFile
-    from lema_local.stages.correct import correct_mistakes, path_key
+    from lema_local.stages.correct import path_key
+    from lema_local.teamwork import correct_with_team
 
     order = [path_key(path) for _, path in mistakes]
     with ResumedFile(out, Correction, path_key, is_fresh=flags["fresh"]) as file:
-        _check_same(mistakes, file.kept, desk, prompt, settings, out)
+        _check_same(mistakes, file.kept, team, prompt, settings, out)
         left = [mistake for mistake in mistakes if path_key(mistake[1]) not in file.kept]
         verdicts = Counter(record.verdict for record in file.records(order))
-        with progress_bar("correct", len(mistakes)) as update, _told_budget(out, flags):
-            for correction in correct_mistakes(left, desk, prompt, settings):
+        with progress_bar("correct", len(mistakes)) as update, told_budget(f"{out}.partial", flags):
+            for correction in correct_with_team(left, team, prompt, settings):
                 file.append(correction)
                 verdicts[correction.verdict] += 1
                 update(
                     verdicts.total(),
                     **{str(k): v for k, v in verdicts.items()},
-                    cost=f"${desk.count.cost_usd:.4f}",
+                    cost=f"${team.count.cost_usd:.4f}",
                 )
         return file.finish(order)
 
@@ -229,7 +344,7 @@ def _correct(
 def _check_same(
     mistakes: Sequence[Mistake],
     kept: dict[Any, Correction],
-    desk: TeacherDesk,
+    team: Team,
     prompt: MistakePrompt,
     settings: CorrectSettings,
     out: Path,
@@ -240,17 +355,18 @@ def _check_same(
         InputError: If a correction was made by another teacher, with another prompt or other settings.
     """
     from lema_local.errors import InputError
-    from lema_local.stages.correct import build_request, path_key
+    from lema_local.stages.correct import path_key
+    from lema_local.teamwork import is_made_so
 
-    for question, path in mistakes:
-        found = kept.get(path_key(path))
+    names = {member.teacher.name for member in [*team.members, *filter(None, [team.fallback])]}
+    for mistake in mistakes:
+        found = kept.get(path_key(mistake[1]))
         if found is None or found.reply_key is None:
             continue
-        request = build_request(question, path, prompt, settings, found.attempt)
-        if found.reply_key.partition(".")[0] != desk.key_of(request):
+        if not is_made_so(found, mistake, team, prompt, settings):
             by = (
                 f"by {found.teacher}"
-                if found.teacher != desk.name
+                if found.teacher not in names
                 else "with another prompt or other settings"
             )
             raise InputError(
@@ -289,29 +405,30 @@ def augment(questions: str, out: Path, prompt: str, **flags: Any) -> None:
     from lema_local.prompts import load_cot_prompt
     from lema_local.records import Rationale
     from lema_local.resuming import ResumedFile
-    from lema_local.stages.augment import AugmentSettings, augment_rationales
+    from lema_local.stages.augment import AugmentSettings
     from lema_local.teachers.scheduler import DeskSettings
+    from lema_local.teamwork import augment_with_team
 
-    if flags["offline"]:
-        _go_offline(flags["teacher"], flags["teacher_url"])
     names = AugmentSettings.model_fields.keys() & flags.keys()
     settings = AugmentSettings.model_validate({name: flags[name] for name in names})
     asked = load_questions(questions, limit=settings.limit)
     attempts = range(settings.rationales_per_question)
     order = [(question.id, attempt) for question in asked for attempt in attempts]
     with (
-        _desk(DeskSettings.from_stage(settings, is_fresh=flags["fresh"]), out, flags) as desk,
+        lend_team(
+            DeskSettings.from_stage(settings, is_fresh=flags["fresh"]), str(out.resolve()), flags
+        ) as team,
         ResumedFile(out, Rationale, _rationale_key, is_fresh=flags["fresh"]) as file,
     ):
         left = [one for one in asked if not all((one.id, attempt) in file.kept for attempt in attempts)]
         before = len(order) - len(left) * len(attempts)
-        with progress_bar("augment", len(order)) as update, _told_budget(out, flags):
-            made = augment_rationales(left, desk, load_cot_prompt(prompt), settings)
+        with progress_bar("augment", len(order)) as update, told_budget(f"{out}.partial", flags):
+            made = augment_with_team(left, team, load_cot_prompt(prompt), settings)
             for done, rationale in enumerate(made, before + 1):
                 file.append(rationale)
-                update(done, cost=f"${desk.count.cost_usd:.4f}")
+                update(done, cost=f"${team.count.cost_usd:.4f}")
         records = file.finish(order)
-        _print_summary("rationale", len(order), records, desk, is_json=flags["is_json"])
+        _print_summary("rationale", len(order), records, team, is_json=flags["is_json"])
 
 
 def _rationale_key(record: Rationale) -> tuple[str, int]:
@@ -319,13 +436,18 @@ def _rationale_key(record: Rationale) -> tuple[str, int]:
 
 
 def _print_summary(
-    noun: str, total: int, records: Sequence[Correction | Rationale], desk: TeacherDesk, *, is_json: bool
+    noun: str, total: int, records: Sequence[Correction | Rationale], team: Team, *, is_json: bool
 ) -> None:
+    from lema_local.records import Correction
+    from lema_local.teamwork import account_for_fallback, count_by_teacher
+
     verdicts = Counter(record.verdict for record in records)
     reasons = Counter(_shorten(record.reason) for record in records if record.reason)
-    count = desk.count
+    count, spent_usd = team.count, team.spent_usd
+    by_teacher = count_by_teacher(records)
+    account = account_for_fallback([one for one in records if isinstance(one, Correction)], team)
     summary = {
-        "teacher": desk.name,
+        "teacher": team.name,
         "total": total,
         **{verdict: verdicts[verdict] for verdict in ("accepted", "rejected", "failed")},
         "reasons": dict(reasons.most_common()),
@@ -337,7 +459,9 @@ def _print_summary(
         "unknown_calls": count.unknown,
         "faults": dict(count.faults.most_common()),
         "cost_usd": round(count.cost_usd, 6),
-        "scope_cost_usd": round(desk.budget.spent_usd, 6),
+        "scope_cost_usd": round(spent_usd, 6),
+        "by_teacher": by_teacher,
+        "fallback": asdict(account) if account else None,
     }
     if is_json:
         click.echo(json.dumps(summary))
@@ -346,9 +470,15 @@ def _print_summary(
     click.echo(f"{total} {noun}s: {parts}")
     for reason, number in reasons.most_common(10):
         click.echo(f"  {number:5d}  {reason}")
+    if len(by_teacher) > 1:
+        for teacher, row in by_teacher.items():
+            told = ", ".join(f"{row[verdict]} {verdict}" for verdict in ("accepted", "rejected", "failed"))
+            click.echo(f"{teacher}: {told}, ${row['cost_usd']:.4f}")
+    if account:
+        click.echo(account.describe())
     click.echo(
-        f"{desk.name}: {count.calls} calls, {count.from_journal} replies from the journal, "
-        f"${count.cost_usd:.4f} now, ${desk.budget.spent_usd:.4f} in all for this file"
+        f"{team.name}: {count.calls} calls, {count.from_journal} replies from the journal, "
+        f"${count.cost_usd:.4f} now, ${spent_usd:.4f} in all for this file"
     )
     if count.unknown:
         notice(

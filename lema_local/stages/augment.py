@@ -21,6 +21,7 @@ from lema_local.records import Question, Rationale
 from lema_local.steps import number_steps, split_steps
 from lema_local.students.base import Prompt, PromptStyle
 from lema_local.teachers.base import Answered, Desk, Failed, TeacherRequest
+from lema_local.teachers.settings import AS_THE_STAGE_SAYS, TeacherSettings
 
 Asked = tuple[Question, int]
 """A question and the attempt, 0-based."""
@@ -63,7 +64,11 @@ class QuestionPrompt(Protocol):
 
 
 def augment_rationales(
-    questions: Iterable[Question], desk: Desk, prompt: QuestionPrompt, settings: AugmentSettings
+    questions: Iterable[Question],
+    desk: Desk,
+    prompt: QuestionPrompt,
+    settings: AugmentSettings,
+    teacher: TeacherSettings = AS_THE_STAGE_SAYS,
 ) -> Iterator[Rationale]:
     """Yield `rationales_per_question` rationales per question, a question's in the order of the attempts.
 
@@ -77,7 +82,7 @@ def augment_rationales(
             f"the teacher {desk.name} writes no rationales of its own", hint="choose another teacher"
         )
     waiting: dict[str, dict[int, Rationale]] = {}
-    for (question, attempt), outcome in desk.ask_many(_build_requests(questions, prompt, settings)):
+    for (question, attempt), outcome in desk.ask_many(_build_requests(questions, prompt, settings, teacher)):
         of_question = waiting.setdefault(question.id, {})
         of_question[attempt] = read_outcome(question, outcome, desk.name, attempt)
         if len(of_question) == settings.rationales_per_question:
@@ -85,7 +90,7 @@ def augment_rationales(
 
 
 def _build_requests(
-    questions: Iterable[Question], prompt: QuestionPrompt, settings: AugmentSettings
+    questions: Iterable[Question], prompt: QuestionPrompt, settings: AugmentSettings, teacher: TeacherSettings
 ) -> Iterator[tuple[Asked, TeacherRequest]]:
     for count, question in enumerate(questions):
         if settings.limit is not None and count >= settings.limit:
@@ -100,7 +105,8 @@ def _build_requests(
                 attempt=attempt,
                 max_tokens=settings.max_tokens,
             )
-            yield (question, attempt), request
+            # Every rationale of a question is drawn: a temperature set for corrections does not belong here.
+            yield (question, attempt), teacher.shape(request, is_first=False)
 
 
 def read_outcome(question: Question, outcome: Answered | Failed, teacher: str, attempt: int) -> Rationale:

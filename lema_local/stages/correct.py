@@ -24,7 +24,7 @@ from lema_local.records import Correction, Question, ReasoningPath
 from lema_local.steps import split_steps, state_answer
 from lema_local.students.base import Message
 from lema_local.teachers import MistakePrompt
-from lema_local.teachers.base import Answered, Desk, Failed, RawReply, TeacherRequest
+from lema_local.teachers.base import Answered, Desk, Failed, RawReply, Teacher, TeacherRequest
 from lema_local.teachers.settings import AS_THE_STAGE_SAYS, TeacherSettings
 
 Mistake = tuple[Question, ReasoningPath]
@@ -207,7 +207,7 @@ def _locate(
             yield _Located(mistake, {**asked, **found}, outcome.reply.cost_usd)
 
 
-def describe_asking(desk: Desk, settings: CorrectSettings) -> dict[str, Any]:
+def describe_asking(desk: Desk | Teacher, settings: CorrectSettings) -> dict[str, Any]:
     """Return how a teacher is asked, where that differs from the paper's way: for `Correction.asked`."""
     if desk.reads_gold:
         return {}
@@ -241,9 +241,22 @@ def build_request(
         teacher: What is set for this teacher alone.
         asked: As `describe_asking` says, with the `located_step` where it was located first.
     """
+    return request_correction(question, list_steps(path), prompt, settings, attempt, teacher, asked)
+
+
+def request_correction(
+    question: Question,
+    steps: Sequence[str],
+    prompt: MistakePrompt,
+    settings: CorrectSettings,
+    attempt: int = 0,
+    teacher: TeacherSettings = AS_THE_STAGE_SAYS,
+    asked: Mapping[str, Any] = MappingProxyType({}),
+) -> TeacherRequest:
+    """Return the request for the correction of a solution that is given in steps; see `build_request`."""
     messages = prompt.render(
         question,
-        list_steps(path),
+        steps,
         "chat",
         shows_gold=settings.shows_gold,
         located_step=asked.get("located_step"),

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lema_local.teachers.journal import Journal
     from lema_local.teachers.scheduler import DeskSettings
 
-_IN_PROCESS = "llamacpp/"
+IN_PROCESS = "llamacpp/"
+"""Prefix of a GGUF file that answers in this process."""
 ENDPOINT_KEY = "LEMA_TEACHER_KEY"
 """The key for `--teacher-url`."""
 OLLAMA_URL = "http://127.0.0.1:11434"
@@ -69,12 +70,12 @@ def open_teacher(
         from lema_local.teachers.reference import ReferenceTeacher
 
         return ReferenceTeacher()
-    if name.startswith(_IN_PROCESS):
+    if name.startswith(IN_PROCESS):
         from lema_local.teachers.student_teacher import open_gguf_teacher
 
         if url is not None:
             raise InputError(f"{name} runs in this process", hint="leave --teacher-url out")
-        return open_gguf_teacher(name, name.removeprefix(_IN_PROCESS), slots=slots, gpu_layers=gpu_layers)
+        return open_gguf_teacher(name, name.removeprefix(IN_PROCESS), slots=slots, gpu_layers=gpu_layers)
     from lema_local.teachers.litellm_teacher import LiteLLMTeacher
 
     if url is not None and not url.startswith(("http://", "https://")):
@@ -87,7 +88,7 @@ def open_teacher(
 
 def needs_no_endpoint(name: str) -> bool:
     """Return whether a teacher answers within this process."""
-    return name == "reference" or name.startswith(_IN_PROCESS)
+    return name == "reference" or name.startswith(IN_PROCESS)
 
 
 def endpoint_of(name: str, url: str | None) -> str | None:

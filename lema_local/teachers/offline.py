@@ -25,22 +25,29 @@ class ConnectionForbidden(ConnectionRefusedError):
     """A connection that `--offline` forbids. An `OSError`, so that libraries treat it as an endpoint that is away."""
 
 
-def go_offline(url: str | None) -> None:
-    """Forbid every connection of this process, for good, except to an endpoint on this machine or network.
+def go_offline(*endpoints: str | None) -> None:
+    """Forbid every connection of this process, for good, except to endpoints on this machine or network.
 
     Args:
-        url: The endpoint; None: no connection at all.
+        endpoints: Their URLs; None stands for a teacher that needs no connection.
 
     Raises:
-        InputError: If the endpoint is elsewhere.
+        InputError: If an endpoint is elsewhere.
     """
-    if url is not None and not is_local(url):
-        raise InputError(
-            f"{url} is not on this machine or network", hint="leave --offline out, or name a local endpoint"
-        )
+    urls = [url for url in endpoints if url is not None]
+    for url in urls:
+        if not is_local(url):
+            raise InputError(
+                f"{url} is not on this machine or network",
+                hint="leave --offline out, or name a local endpoint",
+            )
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     os.environ["HF_HUB_OFFLINE"] = "1"
-    names, addresses = ({"", "localhost"}, set()) if url is None else _allowed(url)
+    names, addresses = {"", "localhost"}, set[Address]()
+    for url in urls:
+        more_names, more_addresses = _allowed(url)
+        names |= more_names
+        addresses |= more_addresses
 
     def refuse(event: str, args: tuple[Any, ...]) -> None:
         if event == "socket.getaddrinfo" and str(_text(args[0])) not in names:

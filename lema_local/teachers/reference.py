@@ -100,12 +100,12 @@ def write_correction(
     """Return a reply: `Step k.`, explanation and corrected solution, or why it cannot be given."""
     fault = find_fault(question, gold_rationale, gold_answer, steps)
     mended = mend_slips(steps, fault.step, gold_answer) if fault and fault.kind == "arithmetic" else None
-    if not gold_rationale and not mended:
-        return (
-            "There is no gold rationale, and without one the reference teacher cannot correct this solution."
-        )
     if fault is None:
-        return "Incorrect Step: None. Every step agrees with the gold rationale."
+        told = "agrees with the gold rationale" if gold_rationale else "holds by its own arithmetic"
+        return f"Incorrect Step: None. Every step {told}."
+    if not gold_rationale and not mended:
+        why = explain_fault(question, gold_answer, steps, fault)
+        return f"Incorrect Step: Step {fault.step}.\nExplanation: {why} There is no gold rationale to go on from."
     if gold_rationale and not reaches_answer(question, gold_rationale, gold_answer):
         return (
             f"The gold rationale does not reach the gold answer {gold_answer}, so nothing can be built on it."

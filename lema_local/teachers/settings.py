@@ -5,10 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from lema_local.errors import InputError
+from lema_local.keys import check_url
 from lema_local.students.base import Message
 from lema_local.teachers.base import TeacherRequest
+
+
+def without_key(variable: str) -> AfterValidator:
+    """Return a validator that refuses an endpoint's URL with a key in it: the recipe is kept with the run."""
+
+    def check(url: str) -> str:
+        try:
+            check_url(url, variable)
+        except InputError as err:
+            raise ValueError(f"{err}; {err.hint}") from None
+        return url
+
+    return AfterValidator(check)
 
 
 class TeacherSettings(BaseModel):
@@ -19,7 +34,7 @@ class TeacherSettings(BaseModel):
     model: str = "reference"
     """A LiteLLM name (`gpt-4o`, `ollama_chat/...`, `openai/NAME` with `url`), `llamacpp/PATH.gguf` in this process, or
     `reference`: no model."""
-    url: str | None = None
+    url: Annotated[str, without_key("LEMA_TEACHER_KEY")] | None = None
     """An OpenAI-compatible endpoint."""
     price_in: float | None = Field(default=None, ge=0)
     """Dollars per million prompt tokens; None: LiteLLM's price, 0 for local endpoints."""

@@ -20,7 +20,7 @@ LAYERS = (
     {"corrections", "prompts", "datasets"},
     {"students", "teachers", "training"},
     {"stages"},
-    {"recipe", "report", "sampling"},
+    {"recipe", "report", "sampling", "teamwork", "teacher_bench"},
     {"wiring"},
     {"pipeline"},
     {"cli"},

@@ -1,0 +1,170 @@
+"""Correct and augment with several teachers: who gets which mistake, and what a fallback spared.
+
+Reads   mistakes, questions
+Writes  corrections, rationales; as `correct.py` and `augment.py` with one teacher
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lema_local.records import Correction, Question, Rationale, ReasoningPath
+from lema_local.stages.augment import AugmentSettings, QuestionPrompt, augment_rationales
+from lema_local.stages.correct import (
+    CorrectSettings,
+    Mistake,
+    build_locating_request,
+    build_request,
+    correct_mistakes,
+    describe_asking,
+    path_key,
+)
+from lema_local.teachers import MistakePrompt, prompt_for
+from lema_local.teachers.journal import request_key
+from lema_local.teachers.team import Member, Team, choose_member
+
+
+def correct_with_team(
+    mistakes: Iterable[Mistake], team: Team, prompt: MistakePrompt, settings: CorrectSettings
+) -> Iterator[Correction]:
+    """Yield one correction per mistake; each mistake goes to one teacher, and to the fallback where that one failed.
+
+    One teacher after the other; a mistake that goes to the fallback has its correction at the end.
+
+    Raises:
+        BudgetReached: Corrections already yielded stay valid; replies of the others stand in the journal.
+        BackendError: If a teacher does not answer any more; likewise.
+    """
+    left: list[Mistake] = []
+    for member, mine in _share_out(mistakes, team):
+        with team.desk(member) as desk:
+            asked = prompt_for(desk, prompt)
+            by_key = {} if team.fallback is None else {path_key(mistake[1]): mistake for mistake in mine}
+            for correction in correct_mistakes(mine, desk, asked, settings, member.settings):
+                if team.fallback is None or correction.verdict == "accepted":
+                    yield correction
+                else:
+                    left.append(by_key[path_key(correction)])
+    if left and team.fallback is not None:
+        with team.desk(team.fallback) as desk:
+            asked = prompt_for(desk, prompt)
+            for correction in correct_mistakes(left, desk, asked, settings, team.fallback.settings):
+                yield correction.model_copy(update={"asked": {**correction.asked, "is_fallback": True}})
+
+
+def _share_out(mistakes: Iterable[Mistake], team: Team) -> Iterator[tuple[Member, Iterable[Mistake]]]:
+    """Yield each teacher that gets mistakes with those; a single one without a fallback gets them as they come."""
+    if len(team.members) == 1 and team.fallback is None:
+        yield team.members[0], mistakes
+        return
+    shares: dict[int, list[Mistake]] = {index: [] for index in range(len(team.members))}
+    for mistake in mistakes:
+        shares[_choose(mistake[1], team)].append(mistake)
+    yield from ((team.members[index], mine) for index, mine in shares.items() if mine)
+
+
+def _choose(path: ReasoningPath, team: Team) -> int:
+    return choose_member("/".join(map(str, path_key(path))), [one.settings.weight for one in team.members])
+
+
+def is_made_so(
+    correction: Correction, mistake: Mistake, team: Team, prompt: MistakePrompt, settings: CorrectSettings
+) -> bool:
+    """Return whether a correction answers the very request that would be sent for this mistake today."""
+    is_fallback = bool(correction.asked.get("is_fallback"))
+    member = team.fallback if is_fallback else team.members[_choose(mistake[1], team)]
+    if member is None or correction.reply_key is None:
+        return False
+    asked = {
+        k: v for k, v in correction.asked.items() if k not in {"located_step", "locating_key", "is_fallback"}
+    }
+    if asked != describe_asking(member.teacher, settings):
+        return False
+    told = prompt_for(member.teacher, prompt)
+    if asked.get("locates_first") and "located_step" not in correction.asked:
+        request = build_locating_request(*mistake, told, settings, correction.attempt, member.settings)
+    else:
+        how = correction.asked
+        request = build_request(*mistake, told, settings, correction.attempt, member.settings, how)
+    key = request_key(member.teacher.name, member.teacher.identity, request)
+    return correction.reply_key.partition(".")[0] == key
+
+
+def augment_with_team(
+    questions: Sequence[Question], team: Team, prompt: QuestionPrompt, settings: AugmentSettings
+) -> Iterator[Rationale]:
+    """Yield rationales; each question goes to one teacher. Those that read the gold rationale are left out.
+
+    Raises:
+        InputError: If all of them do: they have no other rationale to give.
+        BudgetReached: Rationales already yielded stay valid.
+        BackendError: If a teacher does not answer any more; likewise.
+    """
+    members = [one for one in team.members if not one.teacher.reads_gold] or team.members[:1]
+    weights = [one.settings.weight for one in members]
+    asked = questions[: settings.limit]
+    for index, member in enumerate(members):
+        mine = [question for question in asked if choose_member(question.id, weights) == index]
+        if mine:
+            with team.desk(member) as desk:
+                yield from augment_rationales(mine, desk, prompt, settings, member.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackAccount:
+    """What a fallback did, and what it spared not to ask it about everything."""
+
+    teacher: str
+    asked: int
+    """Mistakes that it was asked about."""
+    accepted: int
+    """Of those."""
+    cost_usd: float
+    spared: int
+    """Mistakes that it was not asked about: the others' corrections were accepted."""
+    spared_usd: float | None
+    """About what these would have cost, at its mean per mistake in this run; None where it was never asked."""
+    others_cost_usd: float
+
+    def describe(self) -> str:
+        """Return it in words."""
+        told = (
+            "- (it was never asked, so its cost per mistake is not known)"
+            if self.spared_usd is None
+            else f"about ${self.spared_usd:.4f}"
+        )
+        return (
+            f"{self.teacher} was asked about {self.asked} mistakes ({self.accepted} accepted, ${self.cost_usd:.4f});"
+            f" {self.spared} that others corrected (${self.others_cost_usd:.4f}) were spared it: saved {told}"
+        )
+
+
+def account_for_fallback(corrections: Iterable[Correction], team: Team) -> FallbackAccount | None:
+    """Return what the fallback did and spared; None where the team has none."""
+    if team.fallback is None:
+        return None
+    every = list(corrections)
+    its = [one for one in every if one.asked.get("is_fallback")]
+    others = [one for one in every if not one.asked.get("is_fallback")]
+    spent = sum(one.cost_usd for one in its)
+    return FallbackAccount(
+        teacher=team.fallback.teacher.name,
+        asked=len(its),
+        accepted=sum(one.verdict == "accepted" for one in its),
+        cost_usd=spent,
+        spared=len(others),
+        spared_usd=spent / len(its) * len(others) if its else None,
+        others_cost_usd=sum(one.cost_usd for one in others),
+    )
+
+
+def count_by_teacher(records: Iterable[Correction | Rationale]) -> dict[str, dict[str, Any]]:
+    """Return accepted, rejected, failed and dollars by teacher."""
+    table: dict[str, dict[str, Any]] = {}
+    for one in records:
+        row = table.setdefault(one.teacher, {"accepted": 0, "rejected": 0, "failed": 0, "cost_usd": 0.0})
+        row[one.verdict] += 1
+        row["cost_usd"] = round(row["cost_usd"] + one.cost_usd, 6)
+    return table
