@@ -1,27 +1,31 @@
 """How fast `lema correct` asks, next to bare LiteLLM on the same server in the same run.
 
-    python benchmarks/bench_teacher.py                    # 16 and 64 calls in flight, 200 ms a reply
-    python benchmarks/bench_teacher.py --replies 20000    # memory over many replies
-    python benchmarks/bench_teacher.py --resume 100000    # how soon a run over a large journal sends
+    python benchmarks/bench_teacher.py                                  # all of the below
+    python benchmarks/bench_teacher.py --case speed                     # 16 and 64 calls in flight, 200 ms a reply
+    python benchmarks/bench_teacher.py --case memory --replies 20000    # memory over many replies
+    python benchmarks/bench_teacher.py --case resume --replies 100000   # how soon a run over a large journal sends
 
 The server (tests/fake_teacher.py) runs in a process of its own. "lema" is the desk with the journal's commits, the
-budget, prompts and parsing of every reply; "bare" is `litellm.acompletion` with nothing around it. The two take
-turns, so that a busy machine slows both.
+budget, prompts, parsing and grading of every reply; "bare" is `litellm.acompletion` with nothing around it. Each
+measurement is a process of its own, so that neither profits from what the other has set up, and the two take turns, so
+that a busy machine slows both. Results are also written to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import os
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +33,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import psutil
-from fake_teacher import FakeTeacherProcess
+from fake_teacher import FakeTeacherProcess, solve_sum
 
+from lema_local.jsonl import AppendFile, write_records
 from lema_local.prompts import load_correction_prompt
 from lema_local.records import Question, ReasoningPath
-from lema_local.stages.correct import CorrectSettings, Mistake, build_request, correct_mistakes
+from lema_local.stages.correct import CorrectSettings, Mistake, build_request, correct_mistakes, read_outcome
 from lema_local.teachers import open_desk, open_teacher
-from lema_local.teachers.base import RawReply, Teacher
-from lema_local.teachers.journal import Journal, Ticket
+from lema_local.teachers.base import Answered, RawReply, Teacher
+from lema_local.teachers.journal import Journal, Ticket, request_key
 from lema_local.teachers.litellm_teacher import import_litellm
 from lema_local.teachers.scheduler import DeskSettings
 
+RESULTS = Path(__file__).parent / "results"
 PROMPT = load_correction_prompt("correct-gsm8k")
 
 
@@ -124,23 +130,61 @@ class Speed:
     cpu_ms: float
 
 
-def compare(count: int, latency_s: float, rounds: int) -> Iterator[tuple[int, Speed, Speed]]:
-    """Yield calls in flight and the speed of both ways, the best of each over the rounds."""
-    numbers = itertools.count(1_000_000, count)  # every measurement asks what was never asked before
+def compare(count: int, latency_s: float, rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield calls in flight and the speed of both ways, the median over the rounds and each round."""
+    first = 1_000_000  # every measurement asks what was never asked before
     with tempfile.TemporaryDirectory() as folder, FakeTeacherProcess(latency_s=latency_s) as server:
-        run_bare(server.url, make_mistakes(20), 8)  # what is imported and connected only once
-        teacher = open_teacher("openai/fake", url=server.url)
-        for concurrency in (16, 64):
-            bare, ours = [], []
-            for _ in range(rounds):
-                bare.append(run_bare(server.url, make_mistakes(count, next(numbers)), concurrency))
-                with Journal(Path(folder) / "journal.sqlite") as journal:
-                    ours.append(run_lema(teacher, make_mistakes(count, next(numbers)), concurrency, journal))
-            yield concurrency, max(bare, key=_by_rate), max(ours, key=_by_rate)
+        for in_flight in (16, 64):
+            rows: dict[str, list[Speed]] = {"bare": [], "lema": []}
+            for number in range(rounds):
+                for way in sorted(rows, reverse=bool(number % 2)):
+                    first += count
+                    rows[way].append(measure(way, server.url, count, in_flight, first, folder))
+            yield {"in_flight": in_flight, "ideal": in_flight / latency_s} | {
+                way: {
+                    "rate": middle(speeds, "rate"),
+                    "cpu_ms": middle(speeds, "cpu_ms"),
+                    "rounds": list(map(asdict, speeds)),
+                }
+                for way, speeds in rows.items()
+            }
 
 
-def _by_rate(speed: Speed) -> float:
-    return speed.rate
+def middle(speeds: list[Speed], name: str) -> float:
+    return statistics.median(getattr(speed, name) for speed in speeds)
+
+
+def measure(way: str, url: str, count: int, in_flight: int, first: int, folder: str) -> Speed:
+    """Return the speed of one way, in a process of its own."""
+    words = [
+        "--way",
+        way,
+        "--url",
+        url,
+        "--count",
+        count,
+        "--in-flight",
+        in_flight,
+        "--first",
+        first,
+        "--folder",
+        folder,
+    ]
+    command = [sys.executable, __file__, *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Speed(**json.loads(done.stdout))
+
+
+def run_way(arguments: argparse.Namespace) -> Speed:
+    """Return the speed of one way in this process, after a few calls that load and connect what is needed once."""
+    url, count, in_flight = arguments.url, arguments.count, arguments.in_flight
+    mistakes, few = make_mistakes(count, arguments.first), make_mistakes(20, arguments.first + 500_000)
+    if arguments.way == "bare":
+        run_bare(url, few, in_flight)
+        return run_bare(url, mistakes, in_flight)
+    with Journal(Path(arguments.folder) / "journal.sqlite") as journal:
+        run_lema(open_teacher("openai/fake", url=url), few, in_flight, journal)
+        return run_lema(open_teacher("openai/fake", url=url), mistakes, in_flight, journal)
 
 
 @contextmanager
@@ -165,83 +209,119 @@ def measure_memory(count: int) -> dict[str, float]:
         ):
             for done, _ in enumerate(correct_mistakes(iterate_mistakes(count), desk, PROMPT, settings), 1):
                 if done in {count // 10, count // 2, count}:
-                    seen[f"after {done}"] = process.memory_info().rss / 2**20
+                    seen[f"mib_after_{done}"] = process.memory_info().rss / 2**20
     return seen
 
 
 def measure_resume(count: int) -> dict[str, float]:
-    """Return the seconds from opening a journal of many replies until the first request arrives."""
-    settings = CorrectSettings(concurrency=8)
-    with tempfile.TemporaryDirectory() as folder, FakeTeacherProcess() as server:
-        path = Path(folder) / "journal.sqlite"
+    """Return how soon `lema correct` sends its first request where that many replies are there already.
+
+    Once where an interrupted run goes on (its corrections stand beside the journal), once where nothing but the journal
+    is left and every correction is made again from it. `import_s`: Python's start and LiteLLM's import.
+    """
+    with tempfile.TemporaryDirectory() as name, FakeTeacherProcess() as server:
+        folder = Path(name)
+        environment = {**os.environ, "LEMA_HOME": name}
         teacher = open_teacher("openai/fake", url=server.url)
-        with Journal(path) as journal:
-            fill_journal(journal, teacher, count)
-        import_litellm()
-        started = time.perf_counter()
+        mistakes = make_mistakes(count + 20)
+        write_records(folder / "questions.jsonl", (question for question, _ in mistakes))
+        write_records(folder / "paths.jsonl", (path for _, path in mistakes))
         with (
-            Journal(path) as journal,
-            open_desk(teacher, journal, DeskSettings.from_stage(settings), scope="bench") as desk,
+            Journal(folder / "journal.sqlite") as journal,
+            AppendFile(folder / "out.jsonl.partial") as partial,
         ):
-            opened = time.perf_counter() - started
-            corrections = correct_mistakes(make_mistakes(100, count), desk, PROMPT, settings)
-            next(corrections)
-            first = time.perf_counter() - started
-            corrections.close()
-        started = time.perf_counter()
-        with (
-            Journal(path) as journal,
-            open_desk(teacher, journal, DeskSettings.from_stage(settings), scope="bench") as desk,
-        ):
-            for _ in correct_mistakes(iterate_mistakes(count), desk, PROMPT, settings):
-                pass
-            assert desk.count.from_journal == count
-        return {"open_s": opened, "first_reply_s": first, "all_from_journal_s": time.perf_counter() - started}
+            for mistake, answered in fill_journal(journal, teacher, mistakes[:count]):
+                partial.append(read_outcome(*mistake, answered, teacher.name))
+        code = "from lema_local.teachers.litellm_teacher import import_litellm; import_litellm()"
+        imported = min(timed_command([sys.executable, "-c", code], environment) for _ in range(3))
+        found = {"import_s": imported}
+        for case, out in (("run", "out.jsonl"), ("journal_alone", "again.jsonl")):
+            started = time.time()
+            told = correct(folder, out, server.url, environment)
+            found[f"{case}_whole_s"] = time.time() - started
+            assert (told["total"], told["calls"]) == (count + 20, 20 if case == "run" else 0)
+            if case == "run":
+                found["first_request_s"] = server.counts()["first_asked_at"] - started
+        return found | {"beyond_import_s": found["first_request_s"] - imported}
 
 
-def fill_journal(journal: Journal, teacher: Teacher, count: int) -> None:
-    """Put `count` answered requests into a journal."""
-    text = "Step 1.\nExplanation: x\nCorrect Solution: {\nStep 1: The answer is 5.\n}"
-    reply = RawReply(text, "fake", "stop", 900, 60, 0.001, 0.2, body={"choices": [text], "usage": {}})
-    settled = []
-    from lema_local.teachers.journal import request_key
+def correct(folder: Path, out: str, url: str, environment: dict[str, str]) -> dict[str, Any]:
+    """Run `lema correct` to its end; return its summary."""
+    command = [
+        *(sys.executable, "-c", "from lema_local.cli import main; main()", "--quiet"),
+        *("correct", str(folder / "paths.jsonl"), "--questions", str(folder / "questions.jsonl")),
+        *("--teacher", "openai/fake", "--teacher-url", url, "--out", str(folder / out), "--json"),
+    ]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
 
-    for question, path in make_mistakes(count):
-        request = build_request(question, path, PROMPT, CorrectSettings())
+
+def timed_command(command: list[str], environment: dict[str, str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, env=environment, check=True)
+    return time.perf_counter() - started
+
+
+def fill_journal(
+    journal: Journal, teacher: Teacher, mistakes: list[Mistake]
+) -> Iterator[tuple[Mistake, Answered]]:
+    """Put an answered request for each mistake into a journal, and yield its reply."""
+    for mistake in mistakes:
+        request = build_request(*mistake, PROMPT, CorrectSettings())
+        text = solve_sum({"messages": request.messages})
+        reply = RawReply(text, "fake", "stop", 900, 60, 0.001, 0.2, body={"choices": [text], "usage": {}})
         key = request_key(teacher.name, teacher.identity, request)
-        ticket = journal.claim(
-            key, teacher.name, teacher.identity, request, worst_usd=0.01, scope="bench"
-        ).result()
+        claim = journal.claim(key, teacher.name, teacher.identity, request, worst_usd=0.01, scope="bench")
+        ticket = claim.result()
         assert isinstance(ticket, Ticket)
-        settled.append(journal.settle_reply(ticket, reply))
-    for future in settled:
-        future.result()
+        journal.settle_reply(ticket, reply)
+        yield mistake, Answered(reply, key, False)
+
+
+def report_speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    print(f"{'in flight':>9} {'ideal':>7} {'bare':>7} {'lema':>7} {'lema/bare':>9} {'bare':>9} {'lema':>9}")
+    print(f"{'':>9} {'calls/s':>7} {'calls/s':>7} {'calls/s':>7} {'':>9} {'cpu ms':>9} {'cpu ms':>9}")
+    rows = []
+    for row in compare(arguments.count, arguments.latency, arguments.rounds):
+        bare, ours = row["bare"], row["lema"]
+        row["ratio"] = ours["rate"] / bare["rate"]
+        rates = f"{row['ideal']:7.1f} {bare['rate']:7.1f} {ours['rate']:7.1f} {row['ratio']:9.2f}"
+        print(f"{row['in_flight']:9d} {rates} {bare['cpu_ms']:9.2f} {ours['cpu_ms']:9.2f}", flush=True)
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=1000, help="calls per measurement")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--latency", type=float, default=0.2, help="seconds a reply takes")
-    parser.add_argument("--replies", type=int, help="measure memory over so many replies instead")
-    parser.add_argument(
-        "--resume", type=int, help="measure a resume over a journal of so many replies instead"
-    )
+    parser.add_argument("--case", action="append", choices=["speed", "memory", "resume"])
+    parser.add_argument("--count", type=int, default=1000, help="speed: calls per measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--latency", type=float, default=0.2, help="speed: seconds a reply takes")
+    parser.add_argument("--replies", type=int, help="memory [20000], resume [100000]: replies")
+    for name, kind in (("way", str), ("url", str), ("folder", str), ("in-flight", int), ("first", int)):
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.replies:
-        print(json.dumps(measure_memory(arguments.replies)))
-    elif arguments.resume:
-        print(json.dumps(measure_resume(arguments.resume)))
-    else:
-        print(
-            f"{'in flight':>9} {'ideal':>7} {'bare':>7} {'lema':>7} {'lema/bare':>9} {'bare':>9} {'lema':>9}"
+    if arguments.way:
+        print(json.dumps(asdict(run_way(arguments))))
+        return
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M")
+    results: dict[str, Any] = {"at": stamp, "load_before": os.getloadavg()[0], "cores": os.cpu_count()}
+    for case in arguments.case or ("speed", "memory", "resume"):
+        if case == "speed":
+            results[case] = report_speed(arguments)
+            continue
+        measured = (
+            measure_memory(arguments.replies or 20_000)
+            if case == "memory"
+            else measure_resume(arguments.replies or 100_000)
         )
-        print(f"{'':>9} {'calls/s':>7} {'calls/s':>7} {'calls/s':>7} {'':>9} {'cpu ms':>9} {'cpu ms':>9}")
-        for slots, bare, ours in compare(arguments.count, arguments.latency, arguments.rounds):
-            rates = f"{slots / arguments.latency:7.1f} {bare.rate:7.1f} {ours.rate:7.1f} {ours.rate / bare.rate:9.2f}"
-            print(f"{slots:9d} {rates} {bare.cpu_ms:9.2f} {ours.cpu_ms:9.2f}", flush=True)
+        results[case] = measured
+        print(f"{case}: {', '.join(f'{name} {value:.1f}' for name, value in measured.items())}", flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"teacher-{stamp}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

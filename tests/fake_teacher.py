@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -67,6 +68,8 @@ class FakeTeacher:
         """How often each was answered with a whole chat completion."""
         self.met: Counter[str] = Counter()
         """How often each fault was met."""
+        self.first_asked_at: float | None = None
+        """Seconds since 1970."""
         self.bodies: list[dict[str, Any]] = []
         """The last requests, newest last."""
         self.headers: list[dict[str, str]] = []
@@ -167,6 +170,7 @@ class FakeTeacher:
                 "asked": dict(self.asked),
                 "met": dict(self.met),
                 "most_in_flight": self.most_in_flight,
+                "first_asked_at": self.first_asked_at,
             }
 
     async def _chat(
@@ -175,6 +179,7 @@ class FakeTeacher:
         weather = self.weather
         key = request_key(request)
         with self._lock:
+            self.first_asked_at = self.first_asked_at or time.time()
             before = self.asked[key]
             self.asked[key] += 1
             self.bodies = [*self.bodies[-99:], request]
