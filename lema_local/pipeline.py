@@ -44,6 +44,7 @@ from lema_local.stages.export import check_exported, describe_divergence
 from lema_local.stages.filter import filter_corrections
 from lema_local.stages.questions import check_disjoint, check_gold_answers
 from lema_local.stages.sample import greedy_settings
+from lema_local.stages.train import train_arm
 from lema_local.students.base import PromptStyle, Student
 from lema_local.teamwork import (
     account_for_fallback,
@@ -326,25 +327,26 @@ class Pipeline:
                 else None,
             }
 
-        def train_arm(arm: str) -> Work:
+        def fit(arm: str) -> Work:
             def work(folder: StageFolder, _: Manifest) -> Outcome:
                 return Outcome(counts=to_plain(self.fit_arm(arm, folder.path)))
 
             return work
 
-        self._do_arms("train", made_from, train_arm)
+        self._do_arms("train", made_from, fit)
 
     def fit_arm(self, arm: str, out_dir: Path) -> TrainResult:
         """Fit one arm's adapter from what stands in the run folder; returns at once where that has been done."""
         examples = self.runner.read("build", f"{arm}.jsonl", TrainingExample)
         settings = self._train_settings()
         with self.show(f"train {arm}") as update, self._student() as student:
-            return self.trainer.train(
+            return train_arm(
                 examples,
+                self.trainer,
                 settings,
                 out_dir,
                 lambda step, steps, values: update(step, steps, **{k: f"{v:.3g}" for k, v in values.items()}),
-                getattr(student, "tokenize", None),
+                student,
                 validation=self._validation(settings),
                 tell=self.tell,
             )

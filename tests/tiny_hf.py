@@ -12,6 +12,7 @@ wider than hidden / heads (qwen3), scaled embeddings, norms around one and soft 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -40,6 +41,7 @@ ROTATED = ("llama", "mistral")
 HEADS, KV_HEADS, LAYERS = 4, 2, 2
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|fim|>")
 MERGES = (("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n"), ("Ġ", "S"), ("t", "e"), ("te", "p"), ("Ċ", "Ċ"))
+Merges = Sequence[tuple[str, str]]
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -55,19 +57,28 @@ class Pair:
 
 
 def write_pair(
-    parent: Path, family: Family = "llama", *, is_tied: bool = False, add_bos: bool = False, seed: int = 0
+    parent: Path,
+    family: Family = "llama",
+    *,
+    is_tied: bool = False,
+    add_bos: bool = False,
+    seed: int = 0,
+    chat_template: str | None = None,
+    merges: Merges = MERGES,
 ) -> Pair:
     """Write a Hugging Face folder and the GGUF of the same random model, both in float16."""
     folder, gguf_path = parent / f"{family}-hf", parent / f"{family}.gguf"
     model = make_model(family, is_tied=is_tied, seed=seed).half()
     with quiet_libraries():
         model.save_pretrained(folder)
-    _make_tokenizer(add_bos=add_bos).save_pretrained(folder)
-    write_gguf(model, family, gguf_path, add_bos=add_bos)
+    tokenizer = _make_tokenizer(add_bos=add_bos, merges=merges)
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+    write_gguf(model, family, gguf_path, add_bos=add_bos, chat_template=chat_template, merges=merges)
     return Pair(folder, gguf_path)
 
 
-def make_model(family: Family, *, is_tied: bool = False, seed: int = 0) -> Any:
+def make_model(family: Family, *, is_tied: bool = False, seed: int = 0, **own: Any) -> Any:
     """Return a random model of this family; its logits are far apart."""
     import torch
     import transformers
@@ -81,7 +92,7 @@ def make_model(family: Family, *, is_tied: bool = False, seed: int = 0) -> Any:
     }  # fmt: skip
     name = CLASSES[family]
     kind = getattr(transformers, f"{name}TextConfig" if family == "gemma3" else f"{name}Config")
-    model = getattr(transformers, f"{name}ForCausalLM")(kind(**(shape | OWN_SHAPE.get(family, {}))))
+    model = getattr(transformers, f"{name}ForCausalLM")(kind(**(shape | OWN_SHAPE.get(family, {}) | own)))
     with torch.no_grad():
         for key, weight in model.named_parameters():
             if key.endswith("bias"):
@@ -105,12 +116,12 @@ def _id(token: str) -> int:
     return vocabulary().index(token)
 
 
-def _make_tokenizer(*, add_bos: bool) -> Any:
+def _make_tokenizer(*, add_bos: bool, merges: Merges) -> Any:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated")
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary())}, list(MERGES)))
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary())}, list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
@@ -129,7 +140,15 @@ def _make_tokenizer(*, add_bos: bool) -> Any:
 
 
 def write_gguf(
-    model: Any, family: Family, path: Path, *, add_bos: bool = False, rope_scaling: str | None = None
+    model: Any,
+    family: Family,
+    path: Path,
+    *,
+    add_bos: bool = False,
+    rope_scaling: str | None = None,
+    chat_template: str | None = None,
+    merges: Merges = MERGES,
+    add_tokenizer: Callable[[Any], None] | None = None,
 ) -> Path:
     """Write a model, its matrices in float16, its norms as llama.cpp has them, q and k rows in its order."""
     import gguf
@@ -140,7 +159,12 @@ def write_gguf(
     if rope_scaling:
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope_scaling))
     _add_shape(writer, config, family)
-    _add_tokenizer(writer, add_bos=add_bos)
+    if add_tokenizer is None:
+        _add_tokenizer(writer, add_bos=add_bos, merges=merges)
+    else:
+        add_tokenizer(writer)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == name)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for key, weight in model.state_dict().items():
@@ -202,13 +226,13 @@ def _permuted(name: str, values: np.ndarray) -> np.ndarray:
     return values[order]
 
 
-def _add_tokenizer(writer: Any, *, add_bos: bool) -> None:
+def _add_tokenizer(writer: Any, *, add_bos: bool, merges: Merges) -> None:
     tokens = vocabulary()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token in SPECIAL_TOKENS else 1 for token in tokens])
-    writer.add_token_merges([" ".join(merge) for merge in MERGES])
+    writer.add_token_merges([" ".join(merge) for merge in merges])
     writer.add_bos_token_id(_id("<|endoftext|>"))
     writer.add_eos_token_id(_id("<|endoftext|>"))
     writer.add_pad_token_id(_id("<|fim|>"))

@@ -15,6 +15,7 @@ from lema_local.records import TrainingExample
 from lema_local.students.base import Student
 from lema_local.training.base import (
     OnProgress,
+    PromptReader,
     Tell,
     Trainer,
     TrainResult,
@@ -51,8 +52,8 @@ def train_arm(
         InputError: If base, examples, folder and student do not fit together.
         BackendError: If the training fails; its checkpoints are kept.
     """
-    tokenize = getattr(student, "tokenize", None)
-    return trainer.train(examples, settings, out_dir, on_progress, tokenize, validation=validation, tell=tell)
+    reader = student if isinstance(student, PromptReader) else None  # an endpoint cannot tell its token ids
+    return trainer.train(examples, settings, out_dir, on_progress, reader, validation=validation, tell=tell)
 
 
 def describe_training(result: TrainResult) -> list[str]:

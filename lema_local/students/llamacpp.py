@@ -113,6 +113,11 @@ class LlamaStudent:
         decoder.use_adapters(self._adapters)
         self._prefix, self._prefix_state = _NO_TOKENS, None
 
+    @property
+    def has_template(self) -> bool:
+        """True where the GGUF brings a chat template."""
+        return bool(self.facts.chat_template)
+
     def render(self, prompt: Prompt) -> str:
         """Return the exact text that the model is given.
 

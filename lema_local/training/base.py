@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,8 +15,8 @@ OnProgress = Callable[[int, int, dict[str, float]], None]
 """Called with (optimizer steps done, steps in all, values such as {"loss": 1.2})."""
 Tell = Callable[[str], None]
 """Called with lines for the user."""
-TokenizePrompt = Callable[[Any], Sequence[int]]
-"""The token ids, BOS included, that the student decodes for a prompt: text, or chat messages ({"role", "content"},)."""
+ParityPrompt = str | tuple[Any, ...]
+"""Text, or chat messages ({"role", "content"},)."""
 AnswerGreedily = Callable[[Sequence[str], int], Sequence[str]]
 """(prompts, max_tokens) -> what a student writes at temperature 0 to each, in their order."""
 ReadLogits = Callable[[Iterable[Sequence[int]]], Iterator[Any]]
@@ -251,6 +251,25 @@ class FidelityResult:
         return self.without_adapter_equal < self.prompts
 
 
+@runtime_checkable
+class PromptReader(Protocol):
+    """A student that can tell how it reads a prompt."""
+
+    @property
+    def has_template(self) -> bool:
+        """True where it can put chat messages into text."""
+
+    def render(self, prompt: ParityPrompt) -> str:
+        """Return the prompt as the text that it is given.
+
+        Raises:
+            PromptError: If its template refuses these messages.
+        """
+
+    def tokenize(self, prompt: ParityPrompt) -> Any:
+        """Return the token ids, BOS included, that it decodes for a prompt."""
+
+
 class Trainer(Protocol):
     """Fits one adapter per arm to one base and exports it."""
 
@@ -260,7 +279,7 @@ class Trainer(Protocol):
         settings: TrainSettings,
         out_dir: Path,
         on_progress: OnProgress,
-        tokenize_prompt: TokenizePrompt | None = None,
+        reader: PromptReader | None = None,
         *,
         validation: Validation | None = None,
         tell: Tell = ignore,
@@ -275,8 +294,7 @@ class Trainer(Protocol):
             settings: How.
             out_dir: Belongs to this training alone.
             on_progress: Called after each optimizer step.
-            tokenize_prompt: The student's own tokenizer; where given, training does not start unless it gives the
-                same ids as the base's.
+            reader: The student; where given, training does not start unless it cuts prompts as the base does.
             validation: Held-out examples; the adapter that does best on them is kept.
             tell: Called before the first step with a table of what is trained on, what was left out and how a step is
                 laid out, and with each look at the held-out examples.

@@ -23,8 +23,8 @@ from lema_local.training.base import (
     FidelityResult,
     MergeResult,
     OnProgress,
+    PromptReader,
     Tell,
-    TokenizePrompt,
     TrainResult,
     TrainSettings,
     Validation,
@@ -38,6 +38,7 @@ from lema_local.training.layout import LaidOut, find_budget, lay_out
 from lema_local.training.libraries import require_training_libraries
 from lema_local.training.merge import merge_adapter
 from lema_local.training.models import Compute, choose_compute, memory_bytes
+from lema_local.training.parity import check_same_tokens
 from lema_local.training.processes import this_process
 from lema_local.training.qlora import CHECKPOINTS, Job, fit, wait_for_everyone
 from lema_local.training.shapes import ModelShape, read_shape
@@ -46,7 +47,6 @@ from lema_local.training.tokens import (
     EncodedExample,
     Encoder,
     check_labels,
-    check_same_tokens,
     encode_examples,
 )
 from lema_local.training.validation import BEST, fill_rows
@@ -95,7 +95,7 @@ class LocalTrainer:
         settings: TrainSettings,
         out_dir: Path,
         on_progress: OnProgress,
-        tokenize_prompt: TokenizePrompt | None = None,
+        reader: PromptReader | None = None,
         *,
         validation: Validation | None = None,
         tell: Tell = ignore,
@@ -103,8 +103,8 @@ class LocalTrainer:
         """Fit an adapter; see `Trainer.train`."""
         settings = _own_settings(settings)
         encoder = Encoder(self.base, settings.prompt_style)
-        if tokenize_prompt is not None:
-            check_same_tokens(encoder, tokenize_prompt, (example.prompt for example in examples))
+        if reader is not None:
+            check_same_tokens(encoder, reader, (example.prompt for example in examples))
         encoded, left_out = encode_examples(encoder, examples, settings.max_length)
         check_labels(((example.id, example.labels) for example in encoded), self.base.facts.stop_ids)
         held_out = _encode_held_out(encoder, validation, settings)

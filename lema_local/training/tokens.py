@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 from lema_local.errors import InputError
 from lema_local.records import TrainingExample
-from lema_local.training.base import TokenizePrompt
+from lema_local.training.base import ParityPrompt
 from lema_local.training.bases import Base
 from lema_local.training.libraries import quiet_libraries
 
 IGNORED = -100
 """The label of a token without loss (torch's cross entropy)."""
-PARITY_PROMPTS = 50
 NAMED = 5
 
 
@@ -54,23 +53,42 @@ class Encoder:
 
         with quiet_libraries():
             self.tokenizer: Any = AutoTokenizer.from_pretrained(base.folder, local_files_only=True)
+        _put_spaces_as_llama_cpp(self.tokenizer.backend_tokenizer)
         self._facts = base.facts
-        self._is_chat = prompt_style == "chat"
+        self.is_chat = prompt_style == "chat"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        if self._is_chat and not self.tokenizer.chat_template:
+        if self.is_chat and not self.has_template:
             raise InputError(
                 f"{base.facts.source} has no chat template",
                 hint="use prompt_style: completion, or another base",
             )
 
+    @property
+    def has_template(self) -> bool:
+        """True where the tokenizer brings a chat template."""
+        return bool(self.tokenizer.chat_template)
+
     def prompt_ids(self, prompt: str) -> list[int]:
         """Return the ids that the student sees before it writes, BOS included where its rule says so."""
-        return self._ids(self._render(prompt), has_special=self._is_chat)
+        return self.read(self.student_prompt(prompt))[1]
 
-    def student_prompt(self, prompt: str) -> str | tuple[dict[str, str], ...]:
+    def student_prompt(self, prompt: str) -> ParityPrompt:
         """Return the prompt as a student is given it: text, or one message of the user."""
-        return ({"role": "user", "content": prompt},) if self._is_chat else prompt
+        return ({"role": "user", "content": prompt},) if self.is_chat else prompt
+
+    def read(self, prompt: ParityPrompt) -> tuple[str, list[int]]:
+        """Return the text of a prompt, chat messages put into the template, and its ids, BOS included.
+
+        Raises:
+            jinja2.TemplateError: If the template refuses these messages.
+        """
+        if isinstance(prompt, str):
+            return prompt, self._ids(prompt, has_special=False)
+        text = str(
+            self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+        )
+        return text, self._ids(text, has_special=True)
 
     def encode(self, example: TrainingExample) -> EncodedExample:
         """Return prompt, completion and stop token as ids."""
@@ -84,12 +102,6 @@ class Encoder:
         return str(
             self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
-
-    def _render(self, prompt: str) -> str:
-        if not self._is_chat:
-            return prompt
-        message = [{"role": "user", "content": prompt}]
-        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
     def _ids(self, text: str, *, has_special: bool) -> list[int]:
         """Return ids with BOS by the base's rule; `has_special`: names of special tokens in the text are tokens."""
@@ -110,13 +122,29 @@ class Encoder:
 
         Where a token would span the border, the student never sees that token: it goes on from the prompt's ids.
         """
-        if not self._is_chat:
+        if not self.is_chat:
             whole = self._ids(prompt_text + completion, has_special=False)
             if whole[: len(prompt)] == prompt:
                 return whole[len(prompt) :]
         # After a line end, so that a tokenizer that puts a space before every text does not put one here.
         anchor, anchored = self._plain_ids("\n"), self._plain_ids("\n" + completion)
         return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else self._plain_ids(completion)
+
+
+def _put_spaces_as_llama_cpp(backend: Any) -> None:
+    """Let a sentencepiece vocabulary begin each text with a space, also where the text begins with one already.
+
+    So the models were trained, and so llama.cpp reads; transformers 5 leaves the second space out, and puts none after
+    a special token. Source: llama_vocab::impl::tokenize, LLAMA_VOCAB_TYPE_SPM (ggml-org/llama.cpp,
+    src/llama-vocab.cpp); LlamaTokenizer (transformers 5.23).
+    """
+    from tokenizers import normalizers, pre_tokenizers
+
+    before = backend.pre_tokenizer
+    if isinstance(before, pre_tokenizers.Metaspace) and before.prepend_scheme != "never":
+        mark = before.replacement
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
+        backend.pre_tokenizer = None
 
 
 def encode_examples(
@@ -171,39 +199,6 @@ def check_labels(rows: Iterable[tuple[str, Sequence[int]]], stop_ids: Sequence[i
         raise InputError(
             f"training examples that cannot teach: {'; '.join(problems)}", hint="build the files again"
         )
-
-
-def check_same_tokens(encoder: Encoder, tokenize_prompt: TokenizePrompt, prompts: Iterable[str]) -> int:
-    """Compare up to 50 distinct prompts' ids with the student's own; return how many were compared.
-
-    Raises:
-        InputError: With the first difference, both sides shown.
-    """
-    sample = list(dict.fromkeys(prompts))[:PARITY_PROMPTS]
-    for prompt in sample:
-        ours = encoder.prompt_ids(prompt)
-        theirs = [int(token) for token in tokenize_prompt(encoder.student_prompt(prompt))]
-        if ours != theirs:
-            raise InputError(
-                _describe_difference(encoder, prompt, ours, theirs),
-                hint="give the base that the GGUF was made from",
-            )
-    return len(sample)
-
-
-def _describe_difference(encoder: Encoder, prompt: str, ours: list[int], theirs: list[int]) -> str:
-    at = next(
-        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
-    )
-
-    def show(ids: list[int]) -> str:
-        tokens = encoder.tokenizer.convert_ids_to_tokens(ids[max(0, at - 2) : at + 4])
-        return f"{ids[at : at + 4]} ...{' '.join(map(repr, tokens))}..."
-
-    return (
-        f"the student and the base cut a prompt into different tokens, first at token {at}:\n"
-        f"  training: {show(ours)}\n  student:  {show(theirs)}\n  prompt:   {prompt[:200]!r}"
-    )
 
 
 def name_some(ids: Sequence[str]) -> str:

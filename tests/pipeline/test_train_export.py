@@ -441,8 +441,10 @@ def test_all_weights_are_trained_where_asked_for(pair: Pair, tmp_path: Path) -> 
 
 
 def test_nothing_is_written_when_student_and_base_cut_prompts_differently(pair: Pair, tmp_path: Path) -> None:
+    other = open_student(str(write_pair(tmp_path, add_bos=True).gguf_path))
     with pytest.raises(InputError, match="cut a prompt into different tokens, first at token 0"):
-        LocalTrainer(pair.folder).train(EXAMPLES, SHORT, tmp_path / "out", _silent, lambda prompt: [1, 2, 3])
+        train_arm(EXAMPLES, LocalTrainer(pair.folder), SHORT, tmp_path / "out", _silent, other)
+    other.close()
     assert not (tmp_path / "out").exists()
 
 
