@@ -16,7 +16,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 # No multimodal library: a third less to compile. Add flags for a GPU: make quickstart CMAKE_ARGS="-DGGML_CUDA=on"
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 
-.PHONY: help quickstart test lint format check lock bench-sample bench-teacher bench-grade clean
+.PHONY: help quickstart test lint format check lock bench-sample bench-teacher bench-grade bench-train bench-gpu clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -64,6 +64,12 @@ bench-teacher: $(VENV)/.installed-dev  ## Speed of teacher calls, side by side
 
 bench-grade: $(VENV)/.installed-dev  ## Speed of grading answers
 	$(BIN)/python benchmarks/bench_grade.py
+
+bench-train: $(VENV)/.installed-dev  ## Speed and memory of training on this machine, side by side
+	$(BIN)/python benchmarks/bench_train.py
+
+bench-gpu: $(VENV)/.installed-dev  ## The same on a CUDA card, with models of 1.5 and 7 billion random weights
+	$(BIN)/python benchmarks/bench_train.py --gpu
 
 clean:  ## Remove what was installed and cached (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

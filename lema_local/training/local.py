@@ -37,7 +37,7 @@ from lema_local.training.gguf_files import UNQUANTIZED, read_gguf_facts
 from lema_local.training.layout import LaidOut, find_budget, lay_out
 from lema_local.training.libraries import require_training_libraries
 from lema_local.training.merge import merge_adapter
-from lema_local.training.models import Compute, choose_compute, memory_bytes
+from lema_local.training.models import Compute, check_quantization, choose_compute, memory_bytes
 from lema_local.training.parity import check_same_tokens
 from lema_local.training.processes import this_process
 from lema_local.training.qlora import CHECKPOINTS, Job, fit, wait_for_everyone
@@ -113,6 +113,8 @@ class LocalTrainer:
         if finished is not None:
             return finished
         compute = choose_compute()
+        if settings.method == "qlora":
+            check_quantization(compute)
         laid_out = self._lay_out(encoded, settings, compute)
         for line in (*describe_examples(encoded, left_out, settings.max_length), describe_layout(laid_out)):
             tell(line)

@@ -43,6 +43,22 @@ def choose_compute() -> Compute:
     )
 
 
+def check_quantization(compute: Compute) -> None:
+    """Say before anything is loaded where bitsandbytes cannot quantize on this machine's card.
+
+    Raises:
+        BackendUnavailable: If it was built without support for the card.
+    """
+    from bitsandbytes.cextension import lib
+
+    if compute.is_cuda and not lib.compiled_with_cuda:
+        raise BackendUnavailable(
+            "bitsandbytes is installed without support for this machine's card, so nothing can be trained in NF4",
+            hint="pip install --upgrade bitsandbytes (its wheels for Linux and Windows hold the CUDA libraries; "
+            "python -m bitsandbytes says what is missing), or train.method: lora",
+        )
+
+
 def memory_bytes(compute: Compute) -> tuple[int, int]:
     """Return the bytes of the card, or of the computer, and how many of them are free."""
     if compute.is_cuda:

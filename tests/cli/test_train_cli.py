@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from command import lema as lema_process
 from tiny_hf import Pair, make_examples, write_pair
 
 from lema_local.cli import lema
@@ -169,4 +172,88 @@ def test_preset_without_a_card_is_told(pair: Pair, train_path: Path, tmp_path: P
     done = _run("train", train_path, "--base", pair.folder, "--out", tmp_path / "out", "--memory", "24gb")
     assert done.exit_code == 2
     assert "memory: 24gb needs a CUDA card, and torch sees none here" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_launch_on_several_cards_is_shown_with_the_command_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lema", "train", "runs/my run", "--show-launch", "2", "--epochs", "1"])
+    done = _run("train", "runs/my run", "--show-launch", "2", "--epochs", "1")
+    assert done.exit_code == 0, done.output
+    assert (
+        "torchrun --standalone --nproc-per-node 2 -m lema_local train 'runs/my run' --epochs 1\n"
+        in done.stdout
+    )
+    assert "accelerate launch --num_processes 2 --use_fsdp" in done.stdout
+    assert "-m lema_local train 'runs/my run' --epochs 1\n" in done.stdout
+
+
+def test_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
+    done = _run("train", tmp_path)
+    assert done.exit_code == 2
+    assert f"{tmp_path} is no run: it has no recipe.yaml" in done.stderr
+
+
+def test_base_and_folder_have_to_be_given_for_a_file(train_path: Path) -> None:
+    done = _run("train", train_path)
+    assert done.exit_code == 2
+    assert "Try: give --base and --out" in done.stderr
+
+
+def test_benchmark_without_a_card_says_so_and_claims_nothing() -> None:
+    import subprocess
+    import sys
+
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a card")
+    script = Path(__file__).parents[2] / "benchmarks" / "bench_train.py"
+    done = subprocess.run([sys.executable, str(script), "--gpu"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (
+        0, "No CUDA card here: nothing was measured, and nothing is claimed.\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "message", "hint"),
+    [
+        (
+            "GatedRepo",
+            403,
+            "owner/model is gated on the hub",
+            "accept its terms at https://huggingface.co/owner/model",
+        ),
+        ("RepoNotFound", 404, "the hub has no model owner/model", "check the name"),
+    ],
+)
+def test_hub_model_that_is_not_given_out_is_told(
+    code: str, status: int, message: str, hint: str, train_path: Path, tmp_path: Path
+) -> None:
+    class Hub(BaseHTTPRequestHandler):
+        """Answers as the hub does for a model that it does not give out."""
+
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET  # noqa: N815 - the name that the server calls
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        done = lema_process(
+            "train", train_path, "--base", "owner/model", "--out", tmp_path / "out", home=tmp_path / "home",
+            HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "hf"),
+        )  # fmt: skip
+        hub.shutdown()
+    assert done.returncode == 2, done.stderr
+    assert f"Error: {message}" in done.stderr
+    assert f"Try: {hint}" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

@@ -246,3 +246,32 @@ def test_a_teacher_by_url_corrects_the_same_mistakes_within_its_budget(
         [one[name] for name in key] for one in before
     ]
     assert all(one["verdict"] in {"accepted", "rejected"} and one["reply_key"] for one in corrections)
+
+
+def test_arms_of_a_built_run_train_on_their_own_and_the_run_goes_on_from_there(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], home: Path, tmp_path: Path
+) -> None:
+    """As several processes would do it; the held-out questions are answered through the exported adapter."""
+    run = tmp_path / "run"
+    command = (
+        "quickstart",
+        "--run",
+        run,
+        *tiny("train.validate_every_steps=1", "train.validate_answers_every=1"),
+    )
+    built = lema(*command, "--reuse", finished[0], "--until", "build", home=home)
+    assert built.returncode == 0, built.stderr
+    trained = lema("train", run, home=home)
+    assert trained.returncode == 0, trained.stderr
+    assert "step 1: held-out loss " in trained.stderr
+    assert "of the held-out questions right" in trained.stdout
+    looks = {arm: read_lines(run / "6_train" / arm / "validation_log.jsonl") for arm in ("cot", "lema")}
+    for lines in looks.values():
+        assert [line["step"] for line in lines] == [1, 2]
+        assert all(line["pass_at_1"] in [right / 8 for right in range(9)] for line in lines)
+    made_at = (run / "6_train/lema/adapter/adapter_model.safetensors").stat().st_mtime_ns
+    went_on = lema(*command, "--until", "train", home=home)
+    assert went_on.returncode == 0, went_on.stderr
+    assert (run / "6_train/lema/adapter/adapter_model.safetensors").stat().st_mtime_ns == made_at
+    best = json.loads((run / "6_train/lema/manifest.json").read_text())["counts"]["details"]["best"]
+    assert best == max(looks["lema"], key=lambda line: (line["pass_at_1"], -float(str(line["loss"]))))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny_hf import make_adapter, write_pair
 
-from lema_local.errors import BackendError
+from lema_local.errors import BackendError, BackendUnavailable
 from lema_local.training.libraries import quiet_libraries
-from lema_local.training.models import Compute, load_adapter, load_nf4, load_plain
+from lema_local.training.models import Compute, check_quantization, load_adapter, load_nf4, load_plain
 
 CPU = Compute("cpu", "float32")
 
@@ -77,3 +77,15 @@ def test_damaged_adapter_is_told(folder: Path, tmp_path: Path) -> None:
     (adapter / "adapter_config.json").unlink()
     with pytest.raises(BackendError, match=r"the adapter in .* does not load"):
         load_adapter(load_plain(folder, CPU), adapter)
+
+
+def test_bitsandbytes_without_support_for_the_card_is_told() -> None:
+    from bitsandbytes.cextension import lib
+
+    check_quantization(CPU)
+    if lib.compiled_with_cuda:
+        pytest.skip("this bitsandbytes has support for cards")
+    with pytest.raises(BackendUnavailable, match="without support for this machine's card") as caught:
+        check_quantization(Compute("cuda:0", "bfloat16"))
+    assert "pip install --upgrade bitsandbytes" in (caught.value.hint or "")
+    assert caught.value.exit_code == 2
