@@ -35,7 +35,13 @@ from lema_local.records import (
 )
 from lema_local.resuming import ResumedFile
 from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, fingerprint, write_text
-from lema_local.sampling import SampleWatch, expected_paths, predict_into_file, sample_into_file
+from lema_local.sampling import (
+    SampleWatch,
+    evaluation_settings,
+    expected_paths,
+    predict_into_file,
+    sample_into_file,
+)
 from lema_local.stage_runner import STAGES, Outcome, Show, StageRunner, Work, save_chosen
 from lema_local.stages.build import build_arms, build_held_out, count_examples
 from lema_local.stages.correct import path_key, select_mistakes
@@ -43,7 +49,7 @@ from lema_local.stages.evaluate import score_predictions
 from lema_local.stages.export import check_exported, describe_divergence
 from lema_local.stages.filter import filter_corrections
 from lema_local.stages.questions import check_disjoint, check_gold_answers
-from lema_local.stages.sample import greedy_settings
+from lema_local.stages.sample import SampleSettings, greedy_settings
 from lema_local.stages.train import train_arm
 from lema_local.students.base import PromptStyle, Student
 from lema_local.teamwork import (
@@ -70,6 +76,9 @@ from lema_local.wiring import (
     student_identity,
     teacher_identity,
 )
+
+SAMPLED = "sampled"
+"""Folder of an arm's sampled answers, within its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,25 +429,36 @@ class Pipeline:
                 "max_tokens": settings.max_tokens,
             }
 
-        def evaluate_entry(name: str) -> Work:
+        def evaluate_entry(name: str, answers: SampleSettings) -> Work:
             def work(folder: StageFolder, started: Manifest) -> Outcome:
-                return self._evaluate_entry(name, entries[name], folder, started)
+                return self._evaluate_entry(name, entries[name], answers, folder, started)
 
             return work
 
+        greedy, drawn = evaluation_settings(settings)
         done = [
-            self.runner.do("evaluate", made_from(name), evaluate_entry(name), part=name) for name in entries
+            self.runner.do("evaluate", made_from(name), evaluate_entry(name, greedy), part=name)
+            for name in entries
         ]
+        parts = {name: self.runner.marks[f"evaluate {name}"] for name in entries}
+        for name in entries if drawn else ():
+            assert drawn is not None
+            sampled_from = made_from(name) | {"sample": drawn.model_dump(mode="json")}
+            part = f"{name}/{SAMPLED}"
+            done.append(self.runner.do("evaluate", sampled_from, evaluate_entry(name, drawn), part=part))
+            parts[part] = self.runner.marks[f"evaluate {part}"]
 
         def compare(folder: StageFolder, _: Manifest) -> Outcome:
             predictions = {name: self._read_predictions(name) for name in entries}
             prompts = {name: entry.prompt.name for name, entry in entries.items()}
-            scores = score_predictions(self.questions["test"], predictions, prompts, settings)
+            sampled = {name: self._read_predictions(f"{name}/{SAMPLED}") for name in entries if drawn}
+            scores = score_predictions(
+                self.questions["test"], predictions, prompts, settings, sampled=sampled
+            )
             write_text(folder.path / "scores.json", scores.model_dump_json(indent=2) + "\n")
             counts = {f"{one.arm} {one.dataset}": one.share.correct for one in scores.arms}
             return Outcome(counts, seconds=sum(one.seconds for one in done))
 
-        parts = {name: self.runner.marks[f"evaluate {name}"] for name in entries}
         self.runner.do(
             "evaluate", {"arms": parts, "evaluate": settings_in_result(self.recipe, "evaluate")}, compare
         )
@@ -555,15 +575,17 @@ class Pipeline:
             entries["base_zero_shot"] = Entry(None, zero_shot, style)
         return entries | {arm: Entry(arm, zero_shot, style) for arm in self.recipe.train.arms}
 
-    def _evaluate_entry(self, name: str, entry: Entry, folder: StageFolder, started: Manifest) -> Outcome:
-        """Let one arm answer all test questions greedily."""
+    def _evaluate_entry(
+        self, name: str, entry: Entry, settings: SampleSettings, folder: StageFolder, started: Manifest
+    ) -> Outcome:
+        """Let one arm answer all test questions."""
         asked = self.questions["test"]
         adapter = self.runner.path("export") / entry.arm / "adapter.gguf" if entry.arm else None
-        settings = greedy_settings(self.recipe.evaluate.max_tokens)
         verdicts = Counter[str]()
+        title = f"evaluate {name}" + (" (sampled)" if settings.temperature else "")
         with (
             self._student(adapter=adapter, style=entry.style, folder=folder, started=started) as student,
-            self.show(f"evaluate {name}", len(asked)) as update,
+            self.show(title, len(asked) * settings.samples_per_question) as update,
         ):
 
             def note(paths: Sequence[ReasoningPath]) -> None:

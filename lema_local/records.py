@@ -141,6 +141,27 @@ class Share(Record):
     high: float
 
 
+class Estimate(Record):
+    """A mean over questions, with its 95 % interval (bootstrap over questions)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SampledScore(Record):
+    """One arm's sampled answers on one dataset: as many paths for each question."""
+
+    samples: int
+    temperature: float
+    questions: int
+    """Questions with all their samples."""
+    pass_at_k: dict[int, Estimate]
+    """By k: the unbiased probability that one of k samples is right."""
+    maj_at_k: dict[int, Estimate]
+    """By k: the probability that the first k samples' most frequent answer is right, equal votes drawn by lot."""
+
+
 class ArmScore(Record):
     """One arm's greedy answers on one dataset."""
 
@@ -154,6 +175,8 @@ class ArmScore(Record):
     undecided: int
     groups: dict[str, dict[str, Share]] = Field(default_factory=dict)
     """By tag and its value: {"family": {"chain": Share, ...}, ...}."""
+    sampled: SampledScore | None = None
+    """Of further answers at a temperature; None where only the greedy ones were asked for."""
 
 
 class ArmComparison(Record):
@@ -170,6 +193,10 @@ class ArmComparison(Record):
     only_second: int
     p_value: float
     """Exact McNemar test, two-sided."""
+    p_holm: float | None = None
+    """The same after Holm's correction for `tests` tests; None in files of before."""
+    tests: int = 1
+    """Tests of this pair of arms that are judged together: its datasets, or its groups."""
     difference: float
     """pass@1 of the second less that of the first."""
     low: float
@@ -181,8 +208,30 @@ class ArmComparison(Record):
     """What may be concluded, for a person."""
 
 
+class SeedSpread(Record):
+    """One number over several training seeds: an arm's pass@1, or the difference of two arms of equal seed."""
+
+    dataset: str
+    first: str | None
+    """The arm that is subtracted; None for the pass@1 of `second` itself."""
+    second: str
+    seeds: list[int]
+    values: list[float]
+    """In the order of the seeds."""
+    mean: float
+    deviation: float
+    """Standard deviation between seeds (n - 1)."""
+    low: float
+    high: float
+    """95 % interval of the mean over trainings, by Student's t."""
+    sentence: str
+    """What the seeds say, for a person."""
+
+
 class Scores(Record):
     """The result of an evaluation: `scores.json`."""
 
     arms: list[ArmScore]
     comparisons: list[ArmComparison]
+    seeds: list[SeedSpread] = Field(default_factory=list)
+    """Where arms were trained with several seeds."""

@@ -14,13 +14,14 @@ from lema_local.jsonl import AppendFile, finish, keep_first, read_partial, read_
 from lema_local.records import Prediction, Question, ReasoningPath
 from lema_local.sample_budget import count_mistakes, within_budget
 from lema_local.stage_runner import Update
-from lema_local.stages.evaluate import predict
+from lema_local.stages.evaluate import EvaluateSettings, predict
 from lema_local.stages.sample import (
     PathPrompt,
     SampleSettings,
     SampleSummary,
     find_resume_point,
     finish_paths,
+    greedy_settings,
     sample_paths,
     summarize_paths,
 )
@@ -159,6 +160,23 @@ def _finish(
     finish(whole, path)
     path.with_name(path.name + ".partial").unlink()
     return Sampled(paths, summary.model_copy(update={"left_out_mistakes": left_out}))
+
+
+def evaluation_settings(settings: EvaluateSettings) -> tuple[SampleSettings, SampleSettings | None]:
+    """Return the settings of the greedy answers and of the further, sampled ones; None where none are wanted."""
+    greedy = greedy_settings(settings.max_tokens)
+    if not settings.samples:
+        return greedy, None
+    drawn = SampleSettings(
+        samples_per_question=settings.samples,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=0,
+        seed=settings.seed,
+        max_tokens=settings.max_tokens,
+        keep_identical=True,
+    )
+    return greedy, drawn
 
 
 def predict_into_file(

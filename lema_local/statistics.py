@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lema_local.errors import LemaError
@@ -51,12 +51,47 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return min(1.0, float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue))
 
 
+def bootstrap_mean(
+    values: Sequence[float], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> tuple[float, Interval]:
+    """Return (mean, its bootstrap interval over the values); of questions, one value each.
+
+    Source: Efron, Annals of Statistics 7 (1979), by `scipy.stats.bootstrap(method="percentile")`.
+
+    Args:
+        values: At least one.
+        confidence: Of the interval.
+        resamples: Drawn question sets.
+        seed: The same seed gives the same interval.
+
+    Raises:
+        LemaError: If there are no values.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if not values:
+        raise LemaError("no questions to take a mean over")
+    found = np.asarray(values, dtype=np.float64)
+    mean = float(found.mean())
+    if np.all(found == found[0]):
+        return mean, Interval(mean, mean)
+    interval = bootstrap(
+        (found,),
+        np.mean,
+        n_resamples=resamples,
+        batch=max(1, 2_000_000 // len(found)),  # resamples held in memory at once
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return mean, Interval(float(interval.low), float(interval.high))
+
+
 def paired_bootstrap(
     a: Sequence[bool], b: Sequence[bool], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> tuple[float, Interval]:
     """Return (accuracy of b minus accuracy of a, its bootstrap interval over questions).
-
-    Source: Efron, Annals of Statistics 7 (1979), by `scipy.stats.bootstrap(method="percentile")`.
 
     Args:
         a: Whether each question was answered rightly by a.
@@ -68,25 +103,10 @@ def paired_bootstrap(
     Raises:
         LemaError: If the two differ in length or are empty.
     """
-    import numpy as np
-    from scipy.stats import bootstrap
-
     if len(a) != len(b) or not a:
         raise LemaError(f"a paired comparison needs the same questions twice, found {len(a)} and {len(b)}")
-    gains = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    difference = float(gains.mean())
-    if np.all(gains == gains[0]):
-        return difference, Interval(difference, difference)
-    found = bootstrap(
-        (gains,),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, 2_000_000 // len(gains)),  # resamples held in memory at once
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return difference, Interval(float(found.low), float(found.high))
+    gains = [float(second) - float(first) for first, second in zip(a, b, strict=True)]
+    return bootstrap_mean(gains, confidence=confidence, resamples=resamples, seed=seed)
 
 
 def smallest_detectable_difference(
@@ -212,6 +232,26 @@ def summarize_seeds(values: Sequence[float], confidence: float = 0.95) -> SeedSu
     return SeedSummary(len(values), mean, deviation, Interval(mean - half, mean + half))
 
 
+def describe_seeds(first: str | None, second: str, summary: SeedSummary) -> str:
+    """Return what several training seeds say of an arm, or of the difference `second` less `first`."""
+    low, high = summary.interval
+    points = [f"{100 * value:{'+' if first else ''}.1f}" for value in (summary.mean, low, high)]
+    told = (
+        f"{second if first is None else f'{second} less {first}'} over {summary.n} training seeds: mean {points[0]} "
+        f"{'points' if first else '%'}, standard deviation {100 * summary.deviation:.1f} "
+        f"(95 % interval of the mean {points[1]} to {points[2]}, by Student's t)."
+    )
+    if first is None:
+        return told
+    better = (second, first) if summary.mean > 0 else (first, second)
+    if low <= 0 <= high:
+        return f"{told} So few trainings do not tell which of the two is better."
+    return (
+        f"{told} Trained anew on these data, {better[0]} is better than {better[1]} on these questions; this speaks "
+        f"of the training's chance, not of other questions."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ArmComparison:
     """Two arms on the same questions; the difference is second minus first."""
@@ -231,11 +271,15 @@ class ArmComparison:
     smallest_difference: float
     """The smallest true difference that this test set shows with 80 % power, at the discordance found."""
     alpha: float = 0.05
+    p_holm: float | None = None
+    """`p_value` after Holm's correction; None where this test stands alone."""
+    tests: int = 1
+    """Tests that are judged together."""
 
     @property
     def is_different(self) -> bool:
-        """Whether the test tells the arms apart at its level."""
-        return self.p_value <= self.alpha
+        """Whether the test tells the arms apart at its level, corrected where there are several."""
+        return (self.p_value if self.p_holm is None else self.p_holm) <= self.alpha
 
     @property
     def sentence(self) -> str:
@@ -246,11 +290,16 @@ class ArmComparison:
         first, second = self.names
         low, high = self.interval
         more = f"{abs(self.difference) * 100:.1f} points {'more' if self.difference > 0 else 'fewer'}"
+        holm = (
+            ""
+            if self.p_holm is None
+            else f", {format_p(self.p_holm)} with Holm's correction for {self.tests} tests"
+        )
         return (
             f"{second} answers {self.correct_second:,} of {self.n:,} questions rightly, {first} "
             f"{self.correct_first:,}: {more if self.difference else 'as many'} (95 % interval {low * 100:+.1f} to "
             f"{high * 100:+.1f}; {self.only_second} only {second}, {self.only_first} only {first}; exact McNemar "
-            f"{format_p(self.p_value)})."
+            f"{format_p(self.p_value)}{holm})."
         )
 
     def _conclude(self) -> str:
@@ -265,6 +314,16 @@ class ArmComparison:
             f"questions a true difference below {_in_points(self.smallest_difference)} is missed more often than "
             f"one time in five."
         )
+
+
+def adjust_together(comparisons: Sequence[ArmComparison]) -> list[ArmComparison]:
+    """Return comparisons that are judged together, with Holm's correction where there is more than one."""
+    if len(comparisons) < 2:
+        return list(comparisons)
+    adjusted = holm([one.p_value for one in comparisons])
+    return [
+        replace(one, p_holm=p, tests=len(comparisons)) for one, p in zip(comparisons, adjusted, strict=True)
+    ]
 
 
 def format_p(p_value: float) -> str:

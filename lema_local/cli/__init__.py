@@ -32,6 +32,7 @@ COMMANDS = {
     "train": ("train:train", "Fine-tune a student on a training file."),
     "export": ("train:export", "Bring an adapter into GGUF."),
     "evaluate": ("evaluate:evaluate", "Evaluate a student on questions."),
+    "compare": ("evaluate:compare", "Compare arms that answered the same questions."),
     "grade": ("grade:grade", "Grade answers against gold answers."),
     "datasets": ("datasets:datasets", "List, show or check datasets."),
     "students": ("students:students", "Inspect or requantize a student."),

@@ -11,6 +11,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def count_of(count: int, total: int) -> str:
+    """Return a count and its share of a total: `12 (0.9 %)`, `0`."""
+    return f"{count:,} ({percent(count / total)})" if count and total else f"{count:,}"
+
+
 def percent_range(low: float, high: float) -> str:
     """Return an interval of shares: `38.2 to 44.5 %`."""
     return f"{100 * low:.1f} to {100 * high:.1f} %"
