@@ -49,6 +49,8 @@ class SampleRecord:
         from lema_local.errors import RunStateError
         from lema_local.runs import Manifest, changed_settings, fingerprint
 
+        if self._manifest is not None and not self._has_begun():
+            self._manifest = None
         if self._manifest is None:
             if self.path.exists():
                 raise RunStateError(
@@ -65,6 +67,11 @@ class SampleRecord:
                 hint=f"another --out, the old settings, or delete {self.path}*",
             )
         return self._manifest.finished_at is not None and self.path.exists()
+
+    def _has_begun(self) -> bool:
+        """Say whether any path was written; a start that failed before binds nobody to its settings."""
+        partial = self.path.with_name(self.path.name + ".partial")
+        return self.path.exists() or (partial.exists() and partial.stat().st_size > 0)
 
     def _save(self, path: Path) -> None:
         from lema_local.runs import write_text

@@ -105,6 +105,17 @@ def test_another_setting_for_the_same_file_is_refused_in_words(
     assert "sample.seed: was 1, is 5" in result.stderr
 
 
+def test_a_start_that_failed_binds_nobody_to_its_settings(
+    questions: Path, student: Path, tmp_path: Path
+) -> None:
+    cut, out = tmp_path / "cut.gguf", tmp_path / "paths.jsonl"
+    cut.write_bytes(student.read_bytes()[:3000])
+    failed = run(*sample_args(questions, cut, out))
+    assert failed.exit_code == 2
+    assert "is cut off" in failed.stderr
+    assert run(*sample_args(questions, student, out)).exit_code == 0
+
+
 def test_a_file_from_elsewhere_is_never_overwritten(questions: Path, student: Path, tmp_path: Path) -> None:
     out = tmp_path / "paths.jsonl"
     out.write_text("mine\n")
