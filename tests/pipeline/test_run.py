@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -275,3 +276,23 @@ def test_arms_of_a_built_run_train_on_their_own_and_the_run_goes_on_from_there(
     assert (run / "6_train/lema/adapter/adapter_model.safetensors").stat().st_mtime_ns == made_at
     best = json.loads((run / "6_train/lema/manifest.json").read_text())["counts"]["details"]["best"]
     assert best == max(looks["lema"], key=lambda line: (line["pass_at_1"], -float(str(line["loss"]))))
+
+
+def test_mistakes_of_several_students_go_into_one_run(tmp_path: Path, home: Path) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(files("lema_local.quickstart").joinpath("student.gguf").read_bytes())
+    run = tmp_path / "run"
+    both = tiny(
+        "sample.temperature=1.2", f"other_students=[{{model: {other}}}]", "sample.stop_after_mistakes=24"
+    )
+    done = lema("quickstart", "--run", run, *both, "--until", "build", home=home)
+    assert done.returncode == 0, done.stderr
+    paths = read_lines(run / "1_sample" / "paths.jsonl")
+    mistakes = [(one["student"], one["question_id"]) for one in paths if one["verdict"] == "wrong"]
+    assert {student for student, _ in mistakes} == {"student.gguf", "other.gguf"}
+    assert len(mistakes) >= 24
+    corrected = {one["student"] for one in read_lines(run / "2_correct" / "corrections.jsonl")}
+    assert corrected == {"student.gguf", "other.gguf"}
+    ids = [one["id"] for one in read_lines(run / "5_build" / "lema.jsonl")]
+    assert len(ids) == len(set(ids))
+    assert any("other.gguf" in str(one) for one in ids)
