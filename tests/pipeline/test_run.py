@@ -283,7 +283,10 @@ def test_mistakes_of_several_students_go_into_one_run(tmp_path: Path, home: Path
     other.write_bytes(files("lema_local.quickstart").joinpath("student.gguf").read_bytes())
     run = tmp_path / "run"
     both = tiny(
-        "sample.temperature=1.2", f"other_students=[{{model: {other}}}]", "sample.stop_after_mistakes=24"
+        "sample.temperature=1.2",
+        f"other_students=[{{model: {other}}}]",
+        "sample.stop_after_mistakes=24",
+        "correct.max_per_question=null",
     )
     done = lema("quickstart", "--run", run, *both, "--until", "build", home=home)
     assert done.returncode == 0, done.stderr
