@@ -9,6 +9,8 @@ A figure that the data cannot give is None, with the reason beside it.
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -32,6 +34,7 @@ from lema_local.teachers.base import Answered, Desk, Failed
 from lema_local.teachers.settings import AS_THE_STAGE_SAYS, TeacherSettings
 
 T = TypeVar("T")
+_NUMBER = re.compile(r"\d+")
 UNREAD = 0
 """Stands for a reply that says nothing of steps; no step has this number."""
 
@@ -110,6 +113,8 @@ class TeacherScore:
     seconds: float
     """Latencies of the replies, summed: as if one came after the other."""
     seconds_per_kept: Figure
+    reasons: dict[str, int]
+    """Why corrections were not kept, without the answers in the words; the commonest first."""
     note: str | None = None
 
 
@@ -256,8 +261,15 @@ def score_teacher(
         usd_per_kept=Figure(cost / kept) if kept else Figure(None, why_not_kept),
         seconds=seconds,
         seconds_per_kept=Figure(seconds / kept) if kept else Figure(None, why_not_kept),
+        reasons=dict(Counter(_shorten(found.reason) for found in judged if found.reason).most_common()),
         note="no gold rationale for some: there it sees slips of arithmetic only" if lacks_gold else None,
     )
+
+
+def _shorten(reason: str) -> str:
+    if "is not the gold answer" in reason:
+        return "its final answer is not the gold answer"
+    return _NUMBER.sub("N", reason)
 
 
 def _is_right(case: Case) -> bool:

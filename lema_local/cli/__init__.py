@@ -15,6 +15,7 @@ from lema_local.errors import LemaError
 COMMANDS = {
     "quickstart": ("run:quickstart", "The whole loop on embedded problems: no network, key or GPU."),
     "run": ("run:run", "Run a recipe from questions to report, or go on with it."),
+    "plan": ("plan:plan", "Say what a run will take, before anything is spent."),
     "recipes": ("recipes:recipes", "List, show, check or copy recipes."),
     "report": ("run:report", "Write report.html and report.md of a run again."),
     "sample": ("sample:sample", "Sample reasoning paths from a student."),

@@ -217,6 +217,10 @@ def _describe(scores: Sequence[TeacherScore]) -> list[str]:
         for name, values in rows
     ]
     lines += [f"-: {reason}" for reason in dict.fromkeys(reasons)]
+    for score in scores:
+        lines += [
+            f"{score.teacher}: {count} not kept: {reason}" for reason, count in [*score.reasons.items()][:3]
+        ]
     return lines + [f"{score.teacher}: {score.note}" for score in scores if score.note]
 
 

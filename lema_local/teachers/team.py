@@ -123,8 +123,8 @@ class Team:
         self.close()
 
 
-def open_member(settings: TeacherSettings) -> Member:
-    """Return a teacher, opened, with its settings."""
+def open_member(settings: TeacherSettings, *, needs_key: bool = True) -> Member:
+    """Return a teacher, opened, with its settings; see `open_teacher`."""
     options = {"reasoning_effort": settings.reasoning_effort} if settings.reasoning_effort else {}
     if options and (settings.model == "reference" or settings.model.startswith("llamacpp/")):
         raise InputError(f"the teacher {settings.model} takes no reasoning_effort", hint="leave it out")
@@ -136,6 +136,7 @@ def open_member(settings: TeacherSettings) -> Member:
         options=options,
         slots=settings.slots,
         gpu_layers=settings.gpu_layers,
+        needs_key=needs_key,
     )
     return Member(settings, teacher)
 

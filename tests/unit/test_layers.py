@@ -22,7 +22,7 @@ LAYERS = (
     {"stages"},
     {"recipe", "report", "sampling", "teamwork", "teacher_bench"},
     {"wiring"},
-    {"pipeline"},
+    {"pipeline", "planning"},
     {"cli"},
     {"__main__"},
 )

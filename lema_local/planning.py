@@ -1,0 +1,592 @@
+"""What a run will take, told before anything is spent: calls, tokens, dollars, hours, memory, and what is missing.
+
+Nothing is sampled and no teacher is asked. What is known is taken as it is (the questions, finished stages of the run,
+replies in the journal); what is not is bounded, and estimated where there is something to estimate from. Each
+estimate says what it rests on; what cannot be estimated honestly is None, with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lema_local.errors import BackendUnavailable, LemaError
+from lema_local.jsonl import read_records
+from lema_local.prompts import CotPrompt, format_correction, load_correction_prompt, load_cot_prompt
+from lema_local.recipe import QuestionSource, Recipe
+from lema_local.records import Question, ReasoningPath
+from lema_local.runs import RunFolder
+from lema_local.stage_runner import STAGES
+from lema_local.stages.correct import (
+    Mistake,
+    build_locating_request,
+    build_request,
+    describe_asking,
+    path_key,
+    select_mistakes,
+)
+from lema_local.steps import number_steps, split_steps
+from lema_local.teachers import prompt_for
+from lema_local.teachers.base import TeacherRequest
+from lema_local.teachers.journal import Journal, request_key
+from lema_local.teachers.journal_views import list_replies
+from lema_local.teachers.prices import Price, most_prompt_tokens
+from lema_local.teachers.settings import TeacherSettings
+from lema_local.teachers.team import Member, choose_member, open_member
+from lema_local.wiring import EMBEDDED, load_source, student_path
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text, about; for what no reply in the journal tells better."""
+_LOOKED_AT = 200
+"""Replies of the journal, and rendered prompts, that an estimate rests on."""
+_STAND_IN = ["A step of a solution with one computation in it, 12 * 3 = 36."] * 4
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A number that is not known yet."""
+
+    low: float
+    about: float | None
+    """None where there is nothing to estimate it from."""
+    high: float
+
+    def times(self, factor: float) -> Amount:
+        """Return so many times as much."""
+        return Amount(
+            self.low * factor, None if self.about is None else self.about * factor, self.high * factor
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPlan:
+    """What one teacher will be asked in one stage."""
+
+    stage: str
+    teacher: str
+    calls: Amount
+    from_journal: int | None
+    """Of the first calls, those whose reply stands there already; None where it is not known what will be asked."""
+    prompt_tokens: float
+    """Of a call, about."""
+    reply_tokens: float
+    """Of a call, about."""
+    usd: Amount | None
+    batch_usd: Amount | None
+    """In the provider's batches; None as for `usd`, or where it has none."""
+    why_no_usd: str | None
+    hours: float | None
+    why_no_hours: str | None
+    rests_on: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What a run will take."""
+
+    recipe: str
+    run: str
+    questions: dict[str, int]
+    paths: Amount
+    """Sampled in all."""
+    sample_tokens: float
+    """At most."""
+    sample_hours: float | None
+    why_no_sample_hours: str | None
+    mistakes: Amount
+    mistakes_rest_on: str
+    teachers: list[TeacherPlan]
+    usd: Amount | None
+    batch_usd: Amount | None
+    max_usd: float | None
+    examples: Amount
+    """In each arm."""
+    steps: Amount
+    """Of the optimizer, in each arm."""
+    train_hours: float | None
+    why_no_train_hours: str | None
+    answers: int
+    """Given in the evaluation, by all arms."""
+    memory: list[str] = field(default_factory=list)
+    """What training and export need, in words."""
+    disk_gib: float | None = None
+    free_disk_gib: float | None = None
+    missing: list[str] = field(default_factory=list)
+    """What has to be there first."""
+
+
+def plan_run(recipe: Recipe, run: Path, *, wrong_share: float = 0.5) -> RunPlan:
+    """Return what a run of a recipe will take.
+
+    Args:
+        recipe: What is to be done.
+        run: The run's folder; what it holds already is taken into account.
+        wrong_share: Share of the paths that end wrong, for a run that has not sampled yet.
+
+    Raises:
+        PromptError: If a prompt cannot be loaded.
+    """
+    missing: list[str] = []
+    questions = _load_questions(recipe, missing)
+    found = _find_mistakes(recipe, run, questions["train"], wrong_share)
+    with Journal() as journal:
+        teachers = _plan_teachers(recipe, questions["train"], found, journal, missing)
+    usd, batch_usd = _sum(teachers, "usd"), _sum(teachers, "batch_usd")
+    paths = _count_paths(recipe, len(questions["train"]))
+    examples = _count_examples(recipe, questions["train"], found.count)
+    steps = _count_steps(recipe, examples)
+    sample_rate = _rate(run, "sample", "paths", {"student": recipe.student.model})
+    train_rate = _rate(run, "train", "optimizer_steps", {"base": recipe.student.base or recipe.student.model})
+    memory, disk_gib = _plan_memory(recipe, missing)
+    rows = 2 + len(recipe.train.arms) if recipe.evaluate.base_zero_shot else 1 + len(recipe.train.arms)
+    arms = len(recipe.train.arms)
+    free = shutil.disk_usage(_existing(run)).free / 2**30
+    if disk_gib is not None and free < disk_gib:
+        missing.append(f"disk: {disk_gib:.1f} GiB are needed, {free:.1f} are free at {_existing(run)}")
+    return RunPlan(
+        recipe=recipe.name,
+        run=str(run),
+        questions={split: len(some) for split, some in questions.items()},
+        paths=paths,
+        sample_tokens=paths.high * recipe.sample.max_tokens,
+        sample_hours=None if sample_rate is None else (paths.about or paths.high) / sample_rate / 3600,
+        why_no_sample_hours=None if sample_rate else "no run beside this one has sampled with this student",
+        mistakes=found.count,
+        mistakes_rest_on=found.rests_on,
+        teachers=teachers,
+        usd=usd,
+        batch_usd=batch_usd,
+        max_usd=recipe.teacher.max_usd,
+        examples=examples,
+        steps=steps,
+        train_hours=None if train_rate is None else arms * (steps.about or steps.high) / train_rate / 3600,
+        why_no_train_hours=None if train_rate else "no run beside this one has trained this base",
+        answers=rows * len(questions["test"]),
+        memory=memory,
+        disk_gib=disk_gib,
+        free_disk_gib=free,
+        missing=missing,
+    )
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+
+
+# --- questions and mistakes ---------------------------------------------------------------------------------
+
+
+def _load_questions(recipe: Recipe, missing: list[str]) -> dict[str, list[Question]]:
+    blocks = recipe.questions
+    loaded = {
+        "train": _load(blocks.train, missing),
+        "validation": _load(blocks.validation, missing) if blocks.validation else [],
+        "test": [question for source in blocks.test for question in _load(source, missing)],
+    }
+    if blocks.validation is None and blocks.validation_count:
+        from lema_local.datasets import split_validation
+
+        loaded["train"], loaded["validation"] = split_validation(loaded["train"], blocks.validation_count)
+    return loaded
+
+
+def _load(source: QuestionSource, missing: list[str]) -> list[Question]:
+    try:
+        return load_source(source)
+    except LemaError as err:
+        missing.append(f"questions: {err}")
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The mistakes that will be corrected, as far as they are known."""
+
+    count: Amount
+    mistakes: list[Mistake] | None
+    """None where nothing has been sampled yet."""
+    rests_on: str
+
+
+def _find_mistakes(recipe: Recipe, run: Path, train: Sequence[Question], wrong_share: float) -> _Found:
+    folder = RunFolder(run).stage(STAGES["sample"])
+    if folder.manifest() is not None:
+        paths = read_records(folder.path / "paths.jsonl", ReasoningPath)
+        mistakes = list(select_mistakes(paths, train, recipe.correct))
+        return _Found(
+            Amount(len(mistakes), len(mistakes), len(mistakes)), mistakes, f"the paths sampled in {run}"
+        )
+    settings = recipe.sample
+    samples = settings.samples_per_question * (1 + len(recipe.other_students))
+    most = (settings.max_samples_per_question or settings.samples_per_question) * (
+        1 + len(recipe.other_students)
+    )
+    cap = min(filter(None, [recipe.correct.max_per_question, settings.max_mistakes_per_question, most]))
+    about = len(train) * _expect_capped(samples, wrong_share, cap)
+    limit = min(
+        filter(None, [recipe.correct.limit, settings.stop_after_mistakes, len(train) * cap]), default=0
+    )
+    count = Amount(0, min(about, limit), min(limit, len(train) * cap))
+    assumed = (
+        f"nothing is sampled yet: {wrong_share:.0%} of the paths taken to end wrong, all in different words"
+    )
+    return _Found(count, None, assumed)
+
+
+def _expect_capped(samples: int, share: float, cap: int) -> float:
+    """Return the mean of min(wrong paths, cap) where each of `samples` paths is wrong with probability `share`."""
+    chances = [
+        math.comb(samples, wrong) * share**wrong * (1 - share) ** (samples - wrong)
+        for wrong in range(samples + 1)
+    ]
+    return sum(chance * min(wrong, cap) for wrong, chance in enumerate(chances))
+
+
+def _count_paths(recipe: Recipe, questions: int) -> Amount:
+    settings = recipe.sample
+    students = 1 + len(recipe.other_students)
+    first = questions * settings.samples_per_question * students
+    most = questions * (settings.max_samples_per_question or settings.samples_per_question) * students
+    low = 0 if settings.stop_after_mistakes else first
+    return Amount(low, first if low == most else None, most)
+
+
+def _count_examples(recipe: Recipe, train: Sequence[Question], mistakes: Amount) -> Amount:
+    """Examples of an arm: gold rationales, further rationales, and a correction for each mistake that is kept."""
+    gold = sum(question.gold_rationale is not None for question in train)
+    asked = train[: recipe.augment.limit] if recipe.augment else []
+    more = len(asked) * recipe.augment.rationales_per_question if recipe.augment else 0
+    return Amount(gold, None, gold + more + mistakes.high)
+
+
+def _count_steps(recipe: Recipe, examples: Amount) -> Amount:
+    settings = recipe.train
+    if settings.max_steps is not None:
+        return Amount(settings.max_steps, settings.max_steps, settings.max_steps)
+    low, high = (
+        max(1, math.ceil(settings.epochs * count / settings.batch_size))
+        for count in (examples.low, examples.high)
+    )
+    return Amount(low, None, high)
+
+
+# --- teachers -----------------------------------------------------------------------------------------------
+
+
+def _plan_teachers(
+    recipe: Recipe, train: Sequence[Question], found: _Found, journal: Journal, missing: list[str]
+) -> list[TeacherPlan]:
+    block = recipe.teacher
+    weights = [one.weight for one in block.members]
+    opened = [_open(one, missing) for one in block.members]
+    plans = []
+    for index, (settings, member) in enumerate(zip(block.members, opened, strict=True)):
+        mine = None
+        if found.mistakes is not None:
+            mine = [
+                one
+                for one in found.mistakes
+                if choose_member("/".join(map(str, path_key(one[1]))), weights) == index
+            ]
+        count = found.count.times(settings.weight / sum(weights))
+        if mine is not None:
+            count = Amount(len(mine), len(mine), len(mine))
+        plans.append(_plan_correcting("correct", recipe, settings, member, count, mine, train, journal))
+    if block.fallback is not None:
+        count = Amount(0, None, found.count.high)
+        member = _open(block.fallback, missing)
+        opened.append(member)
+        plans.append(
+            _plan_correcting("fallback", recipe, block.fallback, member, count, None, train, journal)
+        )
+    if recipe.augment is not None:
+        writers = [pair for pair in zip(block.members, opened, strict=False) if pair[0].model != "reference"]
+        share = sum(settings.weight for settings, _ in writers)
+        plans += [
+            _plan_augmenting(recipe, settings, member, settings.weight / share, train, journal)
+            for settings, member in writers
+        ]
+        if not writers:
+            missing.append(
+                "augment: the reference teacher writes no rationales of its own; name another teacher"
+            )
+    _close([member for member in opened if member is not None])
+    return plans
+
+
+def _open(settings: TeacherSettings, missing: list[str]) -> Member | None:
+    try:
+        return open_member(settings)
+    except LemaError as err:
+        missing.append(f"teacher: {err}" + (f" ({err.hint})" if err.hint else ""))
+    try:
+        return open_member(settings, needs_key=False)  # what it costs is known without its key
+    except LemaError:
+        return None
+
+
+def _close(members: Sequence[Member]) -> None:
+    import asyncio
+
+    for member in members:
+        asyncio.run(member.teacher.close())
+
+
+def _plan_correcting(
+    stage: str,
+    recipe: Recipe,
+    settings: TeacherSettings,
+    member: Member | None,
+    mistakes: Amount,
+    known: list[Mistake] | None,
+    train: Sequence[Question],
+    journal: Journal,
+) -> TeacherPlan:
+    asked = describe_asking(member.teacher, recipe.correct) if member else {}
+    prompt = load_correction_prompt(recipe.correct.prompt)
+    told = prompt_for(member.teacher, prompt) if member else prompt
+    calls_each = 2 if asked.get("locates_first") else 1
+    shown = known if known is not None else [(one, _stand_in(one)) for one in train[:_LOOKED_AT]]
+
+    def request(mistake: Mistake) -> TeacherRequest:
+        """The first one that is sent about a mistake."""
+        if asked.get("locates_first"):
+            return build_locating_request(*mistake, told, recipe.correct, 0, settings)
+        return build_request(*mistake, told, recipe.correct, 0, settings, asked)
+
+    def requests_of(mistake: Mistake) -> list[TeacherRequest]:
+        second = build_request(*mistake, told, recipe.correct, 0, settings, {**asked, "located_step": 1})
+        return [request(mistake), second] if asked.get("locates_first") else [request(mistake)]
+
+    from_journal = None
+    if known is not None and member is not None:
+        teacher = member.teacher
+        keys = (
+            (request_key(teacher.name, teacher.identity, one), one.max_tokens) for one in map(request, known)
+        )
+        from_journal = sum(journal.find(key, most) is not None for key, most in keys)
+    replies = [
+        format_correction(one.incorrect_step, one.explanation, one.corrected_steps) for one in prompt.examples
+    ]
+    left = mistakes if not from_journal else Amount(*(max(0.0, n - from_journal) for n in _numbers(mistakes)))
+    calls = Amount(
+        left.low * calls_each,
+        None if left.about is None else left.about * calls_each,
+        left.high * calls_each * recipe.correct.attempts,
+    )
+    requests = [one for mistake in shown[:_LOOKED_AT] for one in requests_of(mistake)]
+    plan = recipe.correct.max_tokens_on_cut, recipe.correct.concurrency, recipe.correct.rpm
+    return _plan_calls(stage, settings, member, calls, from_journal, requests, replies, plan, journal)
+
+
+def _numbers(amount: Amount) -> tuple[float, float, float]:
+    return amount.low, amount.high if amount.about is None else amount.about, amount.high
+
+
+def _stand_in(question: Question) -> ReasoningPath:
+    """Return a path as long as a real one may be: the gold rationale's steps, where there is one."""
+    steps = split_steps(question.gold_rationale or "") or _STAND_IN
+    text = number_steps([*steps, f"The answer is {question.gold_answer}."])
+    return ReasoningPath(
+        question_id=question.id, sample_index=0, seed=None, student="", text=text, final_answer=None,
+        verdict="wrong", rule="none", stop_reason="end", prompt_tokens=None, completion_tokens=None,
+    )  # fmt: skip
+
+
+def _plan_augmenting(
+    recipe: Recipe,
+    settings: TeacherSettings,
+    member: Member | None,
+    share: float,
+    train: Sequence[Question],
+    journal: Journal,
+) -> TeacherPlan:
+    augment = recipe.augment
+    assert augment is not None
+    prompt: CotPrompt = load_cot_prompt(augment.prompt)
+    asked = train[: augment.limit]
+    count = len(asked) * augment.rationales_per_question * share
+    requests = []
+    for question in asked[:_LOOKED_AT]:
+        messages = prompt.render(question, "chat")
+        assert not isinstance(messages, str)
+        request = TeacherRequest(messages=messages, max_tokens=augment.max_tokens)
+        requests.append(settings.shape(request, is_first=False))
+    replies = [example.solution for example in prompt.examples]
+    plan = augment.max_tokens_on_cut, augment.concurrency, augment.rpm
+    calls = Amount(count, count, count)
+    return _plan_calls("augment", settings, member, calls, None, requests, replies, plan, journal)
+
+
+def _plan_calls(
+    stage: str,
+    settings: TeacherSettings,
+    member: Member | None,
+    calls: Amount,
+    from_journal: int | None,
+    requests: Sequence[TeacherRequest],
+    replies: Sequence[str],
+    limits: tuple[int | None, int, int | None],
+    journal: Journal,
+) -> TeacherPlan:
+    """Return a teacher's plan.
+
+    Args:
+        stage: What it is asked in.
+        settings: Of the teacher.
+        member: The teacher, opened; None where it cannot be asked as things stand.
+        calls: How many.
+        from_journal: Replies that are there already.
+        requests: Some of what is asked.
+        replies: What a reply looks like, for its length.
+        limits: `max_tokens_on_cut`, concurrency, calls a minute.
+        journal: For what earlier replies of this teacher took.
+    """
+    longer, concurrency, rpm = limits
+    past = _past_replies(settings.model, journal)
+    prompt_tokens = (
+        _mean([sum(len(m["content"]) for m in one.messages) for one in requests]) / CHARACTERS_PER_TOKEN
+    )
+    reply_tokens = _mean([len(text) for text in replies]) / CHARACTERS_PER_TOKEN
+    rests_on = "tokens: about four characters each; a reply as long as the prompt's worked examples"
+    if past.reply_tokens is not None:
+        reply_tokens = past.reply_tokens
+        rests_on = f"length and time of a reply: the mean of this teacher's last {past.count} in the journal"
+    usd, batch_usd, why = _price(member, calls, requests, prompt_tokens, reply_tokens, longer)
+    hours: float | None = None
+    why_no_hours: str | None = "no reply of this teacher in the journal tells how long one takes"
+    if past.seconds is not None:
+        number = calls.high if calls.about is None else calls.about
+        hours, why_no_hours = number * max(past.seconds / concurrency, 60 / rpm if rpm else 0.0) / 3600, None
+    return TeacherPlan(
+        stage=stage, teacher=settings.model, calls=calls, from_journal=from_journal, prompt_tokens=prompt_tokens,
+        reply_tokens=reply_tokens, usd=usd, batch_usd=batch_usd, why_no_usd=why, hours=hours,
+        why_no_hours=why_no_hours, rests_on=rests_on,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What earlier replies of a teacher took, on average."""
+
+    count: int
+    reply_tokens: float | None
+    seconds: float | None
+
+
+def _past_replies(teacher: str, journal: Journal) -> _Past:
+    lines = list_replies(journal, _LOOKED_AT, teacher)
+    tokens = [line.completion_tokens for line in lines if line.completion_tokens]
+    seconds = [journal.read(line.reply_key).reply.latency_s for line in lines]
+    return _Past(len(lines), fmean(tokens) if tokens else None, fmean(seconds) if seconds else None)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0
+
+
+def _price(
+    member: Member | None,
+    calls: Amount,
+    requests: Sequence[TeacherRequest],
+    prompt_tokens: float,
+    reply_tokens: float,
+    longer: int | None,
+) -> tuple[Amount | None, Amount | None, str | None]:
+    """Return dollars online and in batches; the most is what the budget reserves, each reply cut and asked again."""
+    if member is None:
+        return None, None, "the teacher cannot be asked as things stand"
+    online: Price | None = getattr(member.teacher, "price", Price(0.0, 0.0))
+    if online is None:
+        return None, None, "its price is not known; set price_in and price_out"
+    get_batch_price: Callable[[], Price | None] = getattr(member.teacher, "batch_price", lambda: None)
+    worst_prompt = _mean([most_prompt_tokens(one) for one in requests])
+    max_tokens = max((one.max_tokens for one in requests), default=0)
+    again = longer if longer is not None and longer > max_tokens else None
+
+    def cost(price: Price) -> Amount:
+        usual = prompt_tokens * price.prompt_usd + reply_tokens * price.completion_usd
+        most = worst_prompt * price.prompt_usd + max_tokens * price.completion_usd
+        if again is not None:
+            most += worst_prompt * price.prompt_usd + again * price.completion_usd
+        return Amount(
+            calls.low * usual, None if calls.about is None else calls.about * usual, calls.high * most
+        )
+
+    batch = get_batch_price() if online.prompt_usd or online.completion_usd else None
+    return cost(online), cost(batch) if batch else None, None
+
+
+def _sum(plans: Sequence[TeacherPlan], name: str) -> Amount | None:
+    amounts: list[Amount | None] = [getattr(plan, name) or plan.usd for plan in plans]
+    if any(amount is None for amount in amounts) or all(getattr(plan, name) is None for plan in plans):
+        return None
+    known = [amount for amount in amounts if amount is not None]
+    abouts = [amount.about for amount in known]
+    about = None if None in abouts else sum(value for value in abouts if value is not None)
+    return Amount(sum(one.low for one in known), about, sum(one.high for one in known))
+
+
+# --- this machine -------------------------------------------------------------------------------------------
+
+
+def _rate(run: Path, stage: str, unit: str, wanted: dict[str, Any]) -> float | None:
+    """Return units a second as measured by a finished run beside this one, or this one, with the same model."""
+    for recipe_path in sorted(run.resolve().parent.glob("*/recipe.yaml"), reverse=True):
+        other = RunFolder(recipe_path.parent)
+        try:
+            if not _is_same_model(recipe_path, wanted):
+                continue
+            manifest = other.stage(STAGES[stage]).manifest()
+        except (LemaError, OSError):
+            continue
+        if manifest is None or manifest.seconds <= 0:
+            continue
+        counts = manifest.counts
+        arms = [one for one in counts.values() if isinstance(one, dict) and unit in one]
+        done = (
+            counts.get(unit) if isinstance(counts.get(unit), int | float) else sum(one[unit] for one in arms)
+        )
+        if done:
+            return float(done) / manifest.seconds
+    return None
+
+
+def _is_same_model(recipe_path: Path, wanted: dict[str, Any]) -> bool:
+    import yaml
+
+    student = yaml.safe_load(recipe_path.read_text(encoding="utf-8")).get("student", {})
+    model = {"student": student.get("model"), "base": student.get("base") or student.get("model")}
+    return all(model.get(name) == value for name, value in wanted.items())
+
+
+def _plan_memory(recipe: Recipe, missing: list[str]) -> tuple[list[str], float | None]:
+    """Return what training and export need, in words, and the disk for the converted base and the adapters, GiB."""
+    block = recipe.student
+    try:
+        if block.url is None and block.model != EMBEDDED and block.model.startswith("hf:"):
+            missing.append(f"student: {block.model} is fetched from the hub where it is not here yet")
+            return ["- (the student's file is not looked for on the hub)"], None
+        base = block.base or str(student_path(block))
+        from lema_local.training.layout import plan_for_machine
+        from lema_local.training.memory import describe_memory, estimate_export
+        from lema_local.training.shapes import read_shape
+
+        shape = read_shape(base)
+        export = estimate_export(shape, recipe.train)
+        # The base in 16 bits, and for each arm adapter, checkpoint with the optimizer's two moments, and GGUF.
+        disk = 2 * shape.parameters + len(recipe.train.arms) * 5 * export.adapter_file
+        try:
+            lines = describe_memory(shape, recipe.train, plan_for_machine(shape, recipe.train))
+        except BackendUnavailable as err:
+            lines = [f"- ({err})"]
+        return lines, disk / 2**30
+    except (LemaError, ImportError) as err:
+        hint = f" ({err.hint})" if isinstance(err, LemaError) and err.hint else ""
+        missing.append(f"student or base: {err}{hint}")
+        return ["- (see what is missing)"], None

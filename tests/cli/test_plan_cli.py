@@ -1,0 +1,78 @@
+"""`lema plan`: nothing is spent, what is known is exact, and what is missing is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_teacher import FakeTeacher
+from test_correct_cli import run
+
+SMALL = ["--set", "questions.train.limit=12", "--set", "questions.test=[{source: quickstart@test, limit: 4}]"]
+
+
+def plan(run_dir: Path, *more: str) -> dict[str, Any]:
+    result = run("plan", "quickstart", *SMALL, "--run", str(run_dir), "--json", *more)
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_a_plan_asks_nobody_and_bounds_what_is_not_known(tmp_path: Path) -> None:
+    with FakeTeacher() as server:
+        words = ["--teacher", "openai/x", "--teacher-url", server.url]
+        prices = ["--set", "teacher.price_in=1", "--set", "teacher.price_out=10"]
+        told = plan(tmp_path / "r", *words, *prices, "--max-usd", "0.001")
+        assert server.requests == 0
+    assert not (tmp_path / "r").exists()
+    (teacher,) = told["teachers"]
+    assert (told["paths"]["high"], told["mistakes"]["high"]) == (48, 12)
+    assert 0 < told["mistakes"]["about"] < 12
+    usual = teacher["prompt_tokens"] * 1e-6 + teacher["reply_tokens"] * 10e-6
+    assert teacher["usd"]["about"] == pytest.approx(teacher["calls"]["about"] * usual)
+    assert teacher["usd"]["high"] > teacher["usd"]["about"]
+    assert teacher["hours"] is None
+    assert "no reply" in teacher["why_no_hours"]
+    assert told["missing"] == []
+
+
+def test_after_sampling_the_calls_are_those_that_are_made_and_then_none_are_left(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "r"
+    with FakeTeacher(latency_s=0.01) as server:
+        words = ["--teacher", "openai/x", "--teacher-url", server.url]
+        start = ["run", "quickstart", *SMALL, "--run", str(folder), *words]
+        assert run(*start, "--until", "sample").exit_code == 0
+        before = plan(folder, *words)
+        assert run(*start, "--until", "correct").exit_code == 0
+        after = plan(folder, *words)
+        assert server.requests == before["teachers"][0]["calls"]["about"] == before["mistakes"]["high"]
+    assert before["teachers"][0]["from_journal"] == 0
+    assert after["teachers"][0]["from_journal"] == server.requests
+    assert (after["teachers"][0]["calls"]["high"], after["teachers"][0]["hours"]) == (0, 0)
+    assert after["sample_hours"] > 0
+    assert "sampled" in after["mistakes_rest_on"]
+
+
+def test_what_is_missing_is_told_and_the_price_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    words = ["--teacher", "gpt-4o-mini", "--fallback", "gpt-4o", "--max-usd", "1"]
+    told = plan(tmp_path / "r", *words, "--student", "nowhere.gguf")
+    assert [line.split(":")[0] for line in told["missing"]] == ["teacher", "teacher", "student or base"]
+    first, fallback = told["teachers"]
+    assert first["usd"]["about"] > 0
+    assert first["batch_usd"]["about"] == pytest.approx(first["usd"]["about"] / 2)
+    assert (fallback["stage"], fallback["calls"]["low"], fallback["usd"]["about"]) == ("fallback", 0, None)
+    shown = run("plan", "quickstart", *SMALL, "--run", str(tmp_path / "r"), *words).stdout
+    assert "MISSING" in shown
+    assert "the cap of $1" in shown
+
+
+def test_an_unknown_price_is_a_dash_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    told = plan(tmp_path / "r", "--teacher", "openai/no-such-model")
+    assert told["usd"] is None
+    assert "price_in" in told["teachers"][0]["why_no_usd"]
