@@ -30,11 +30,27 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     Raises:
         InputError: If the file cannot be read or lines are malformed: up to 20 are named, the rest counted.
     """
+    try:
+        with path.open("rb") as stream:
+            return [_read_line(line, kind) for line in stream if not line.isspace()]
+    except (OSError, ValueError):
+        pass  # once more, slowly: now it is to be said what is wrong
     problems: list[str] = []
     records = list(_iterate(path, kind, problems))
     if problems:
         raise InputError(describe_problems(path, problems), hint=f"every line is one {kind.__name__} as JSON")
     return records
+
+
+def _read_line(line: bytes, kind: type[Record]) -> Record:
+    """Return a line's record: twice as fast as by way of Python's objects, and less particular about messages.
+
+    Raises:
+        ValueError: If it is none, or perhaps is none.
+    """
+    if b"NaN" in line or b"Infinity" in line:
+        raise ValueError
+    return kind.model_validate_json(line)
 
 
 def describe_problems(path: Path | str, problems: list[str]) -> str:
@@ -110,7 +126,7 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"not valid {what}") from None
     except ValueError as err:  # a number of thousands of digits
         raise ValueError(f"not valid JSON: {str(err).partition(':')[0]}") from None
-    if _has_surrogate(value):
+    if _PERHAPS_SURROGATE.search(text) and _has_surrogate(value):
         what = "not valid UTF-8" if is_mangled else "half of a character (a lone \\ud800 to \\udfff)"
         raise ValueError(what)
     return value
@@ -118,6 +134,8 @@ def parse_json(text: str) -> Any:
 
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PERHAPS_SURROGATE = re.compile("[\ud800-\udfff]|\\\\u[dD][89a-fA-F]")
+"""As such or as an escape: without either no value can hold one."""
 
 
 def _refuse_constant(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lema_local.cli.progress import notice, progress_bar
-from lema_local.cli.teachers import lend_team, teacher_options, told_budget
+from lema_local.cli.teachers import lend_team, obey_offline, teacher_options, told_budget
 
 if TYPE_CHECKING:
     from lema_local.teacher_bench import Agreement, Case, Figure, Finding, Rate, TeacherScore
@@ -112,6 +112,7 @@ def bench(paths: Path | None, questions: str | None, labelled: Path | None, **fl
     from lema_local.teacher_bench import compare_findings, name_sample, score_teacher
     from lema_local.teachers.scheduler import DeskSettings
 
+    obey_offline(flags)
     settings = _settings(flags)
     prompt = load_correction_prompt(flags["prompt"])
     cases = _read_cases(paths, questions, labelled, flags)

@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from lema_local.pipeline import Pipeline
+    from lema_local.recipe import Recipe
 
 FLAGS = {
     "student": "student.model",
@@ -49,6 +50,11 @@ def run_options(command: Any) -> Any:
         click.option(
             "--reuse", type=click.Path(path_type=Path), help="Take over what fits from another run."
         ),
+        click.option(
+            "--offline",
+            is_flag=True,
+            help="Forbid every connection but to local endpoints that the recipe names.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -70,6 +76,7 @@ def run(
     overrides: tuple[str, ...],
     until: str | None,
     reuse: Path | None,
+    offline: bool,
     **flags: Any,
 ) -> None:
     """Run RECIPE (a file or a shipped name) from questions to report.
@@ -80,14 +87,19 @@ def run(
     Example:
       lema run recipes/quickstart.yaml --teacher gpt-4o --max-usd 2
     """
-    run_recipe(recipe, run_dir, [*overrides, *flag_overrides(flags)], until, reuse)
+    run_recipe(recipe, run_dir, [*overrides, *flag_overrides(flags)], until, reuse, is_offline=offline)
 
 
 @click.command()
 @run_options
 @teacher_options
 def quickstart(
-    run_dir: Path | None, overrides: tuple[str, ...], until: str | None, reuse: Path | None, **flags: Any
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
+    until: str | None,
+    reuse: Path | None,
+    offline: bool,
+    **flags: Any,
 ) -> None:
     """Run the whole loop on embedded problems with an embedded student.
 
@@ -98,7 +110,9 @@ def quickstart(
     Example:
       lema quickstart --teacher openai/local --teacher-url http://127.0.0.1:8080/v1
     """
-    run_recipe(Path("quickstart"), run_dir, [*overrides, *flag_overrides(flags)], until, reuse)
+    run_recipe(
+        Path("quickstart"), run_dir, [*overrides, *flag_overrides(flags)], until, reuse, is_offline=offline
+    )
 
 
 @click.command()
@@ -123,7 +137,13 @@ def flag_overrides(flags: dict[str, Any]) -> list[str]:
 
 
 def run_recipe(
-    path: Path, run_dir: Path | None, overrides: list[str], until: str | None, reuse: Path | None
+    path: Path,
+    run_dir: Path | None,
+    overrides: list[str],
+    until: str | None,
+    reuse: Path | None,
+    *,
+    is_offline: bool = False,
 ) -> None:
     """Load the recipe, run it, print the result."""
     from lema_local.cli.progress import notice, progress_bar
@@ -134,6 +154,8 @@ def run_recipe(
     from lema_local.runs import RunFolder
 
     recipe = load_recipe(path, overrides)
+    if is_offline:
+        _keep_to_recipe(recipe)
     folder = RunFolder(run_dir or Path("runs") / recipe.name)
     pipeline = Pipeline(
         recipe, folder, show=progress_bar, tell=notice, reuse=RunFolder(reuse) if reuse else None
@@ -150,6 +172,15 @@ def run_recipe(
         )
         raise BudgetReached(f"{err}; everything is kept in {folder.path}", hint=hint) from err
     print_result(pipeline)
+
+
+def _keep_to_recipe(recipe: Recipe) -> None:
+    """Forbid every connection but to the endpoints that the recipe names."""
+    from lema_local.teachers.offline import keep_to
+
+    block = recipe.teacher
+    teachers = [*block.members, *([block.fallback] if block.fallback else [])]
+    keep_to(teachers, *(one.url for one in (recipe.student, *recipe.other_students)))
 
 
 def print_result(pipeline: Pipeline) -> None:

@@ -182,8 +182,6 @@ def lend_team(settings: DeskSettings, scope: str, flags: dict[str, Any]) -> Iter
     from lema_local.teachers.team import Team
 
     chosen, fallback = _read_teachers(flags), _read_fallback(flags)
-    if flags["offline"]:
-        _go_offline([*chosen, *([fallback] if fallback else [])])
     caps = {"max_usd": flags["max_usd"], "max_calls": flags["max_calls"]}
     with (
         Journal() as journal,
@@ -192,20 +190,14 @@ def lend_team(settings: DeskSettings, scope: str, flags: dict[str, Any]) -> Iter
         yield team
 
 
-def _go_offline(chosen: Sequence[TeacherSettings]) -> None:
-    from lema_local.errors import InputError
-    from lema_local.teachers import endpoint_of, needs_no_endpoint
-    from lema_local.teachers.offline import go_offline
+def obey_offline(flags: dict[str, Any]) -> None:
+    """With --offline, forbid all other connections: before anything is read, for questions can be on the hub."""
+    if not flags["offline"]:
+        return
+    from lema_local.teachers.offline import keep_to
 
-    where = [endpoint_of(one.model, one.url) for one in chosen]
-    for one, url in zip(chosen, where, strict=True):
-        if url is None and not needs_no_endpoint(one.model):
-            raise InputError(
-                f"the teacher {one.model} cannot be asked with --offline",
-                hint="name a local endpoint with --teacher-url, or a teacher that needs none: reference,"
-                " llamacpp/PATH",
-            )
-    go_offline(*where)
+    fallback = _read_fallback(flags)
+    keep_to([*_read_teachers(flags), *([fallback] if fallback else [])])
 
 
 @contextmanager
@@ -294,6 +286,7 @@ def correct(paths: Path, questions: str, out: Path, prompt: str, **flags: Any) -
     from lema_local.stages.correct import select_mistakes
     from lema_local.teachers.scheduler import DeskSettings
 
+    obey_offline(flags)
     settings = correct_settings(flags)
     correction_prompt = load_correction_prompt(prompt)
     mistakes = list(select_mistakes(read_records(paths, ReasoningPath), load_questions(questions), settings))
@@ -341,6 +334,10 @@ def _correct(
         return file.finish(order)
 
 
+_SAMPLE = 1000
+"""Corrections from earlier goes that are looked at closely; they were made in one go or a few."""
+
+
 def _check_same(
     mistakes: Sequence[Mistake],
     kept: dict[Any, Correction],
@@ -349,7 +346,7 @@ def _check_same(
     settings: CorrectSettings,
     out: Path,
 ) -> None:
-    """Make sure that what stands from earlier goes was made in the same way.
+    """Make sure that what stands from earlier goes was made in the same way: a sample of it, for large files.
 
     Raises:
         InputError: If a correction was made by another teacher, with another prompt or other settings.
@@ -359,10 +356,9 @@ def _check_same(
     from lema_local.teamwork import is_made_so
 
     names = {member.teacher.name for member in [*team.members, *filter(None, [team.fallback])]}
-    for mistake in mistakes:
-        found = kept.get(path_key(mistake[1]))
-        if found is None or found.reply_key is None:
-            continue
+    known = [(mistake, found) for mistake in mistakes if (found := kept.get(path_key(mistake[1])))]
+    answered = [(mistake, found) for mistake, found in known if found.reply_key is not None]
+    for mistake, found in answered[:: 1 + len(answered) // _SAMPLE]:
         if not is_made_so(found, mistake, team, prompt, settings):
             by = (
                 f"by {found.teacher}"
@@ -409,6 +405,7 @@ def augment(questions: str, out: Path, prompt: str, **flags: Any) -> None:
     from lema_local.teachers.scheduler import DeskSettings
     from lema_local.teamwork import augment_with_team
 
+    obey_offline(flags)
     names = AugmentSettings.model_fields.keys() & flags.keys()
     settings = AugmentSettings.model_validate({name: flags[name] for name in names})
     asked = load_questions(questions, limit=settings.limit)

@@ -11,14 +11,20 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
 from lema_local.errors import InputError
+from lema_local.teachers import endpoint_of, needs_no_endpoint
 from lema_local.teachers.endpoints import is_local
+from lema_local.teachers.settings import TeacherSettings
 
 Address = tuple[str, int]
+
+
+_LOOK_UPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
+_SENDINGS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
 
 
 class ConnectionForbidden(ConnectionRefusedError):
@@ -50,12 +56,35 @@ def go_offline(*endpoints: str | None) -> None:
         addresses |= more_addresses
 
     def refuse(event: str, args: tuple[Any, ...]) -> None:
-        if event == "socket.getaddrinfo" and str(_text(args[0])) not in names:
+        if event in _LOOK_UPS and _text(args[0]) not in names:
             raise _forbidden(_text(args[0]))
-        if event == "socket.connect" and isinstance(args[1], tuple) and not _is_allowed(args[1], addresses):
+        if event in _SENDINGS and isinstance(args[1], tuple) and not _is_allowed(args[1], addresses):
             raise _forbidden(args[1][0])
 
     sys.addaudithook(refuse)
+
+
+def keep_to(teachers: Iterable[TeacherSettings], *students: str | None) -> None:
+    """Forbid every connection except to these teachers, and to students behind endpoints.
+
+    Args:
+        teachers: Who will be asked.
+        students: URLs of endpoints; None stands for a student in this process.
+
+    Raises:
+        InputError: If one of them is elsewhere.
+    """
+    where = list(students)
+    for one in teachers:
+        url = endpoint_of(one.model, one.url)
+        if url is None and not needs_no_endpoint(one.model):
+            raise InputError(
+                f"the teacher {one.model} cannot be asked with --offline",
+                hint="name a local endpoint with --teacher-url, or a teacher that needs none: reference,"
+                " llamacpp/PATH",
+            )
+        where.append(url)
+    go_offline(*where)
 
 
 def _allowed(url: str) -> tuple[set[str], set[Address]]:

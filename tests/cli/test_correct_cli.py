@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from command import hear_interrupts
+from command import hear_interrupts, tiny
 from fake_teacher import ERRORS, FakeTeacher, FakeTeacherProcess, closed_port
 from sums import write_inputs
 
@@ -368,7 +368,10 @@ COUNT_CONNECTIONS = """
 def connections(words: list[str]) -> tuple[list[str], str]:
     """Return every connection and look-up that a command tries, and what it says."""
     command = [sys.executable, "-c", textwrap.dedent(COUNT_CONNECTIONS), *words, "--offline"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # As for a user: nothing but the flag keeps LiteLLM and the hub from looking around.
+    told = {"LITELLM_LOCAL_MODEL_COST_MAP", "HF_HUB_OFFLINE"}
+    environment = {name: value for name, value in os.environ.items() if name not in told}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     seen: list[str] = json.loads(done.stdout.splitlines()[-1])
     return seen, done.stderr
 
@@ -379,6 +382,27 @@ def test_offline_connects_to_the_named_teacher_alone(folder: Path) -> None:
         seen, errors = connections(arguments(folder, server.url))
         assert seen == [f"127.0.0.1:{server.port}", "look-up of 127.0.0.1"], errors
         assert server.counts()["requests"] == 3
+
+
+def test_offline_also_keeps_questions_from_being_fetched(folder: Path) -> None:
+    write_inputs(folder, 1)
+    with FakeTeacherProcess() as server:
+        words = arguments(folder, server.url)
+        words[words.index("--questions") + 1] = "gsm8k@train"
+        seen, errors = connections(words)
+    assert seen == ["look-up of 127.0.0.1"], errors
+    assert "gsm8k" in errors
+
+
+def test_offline_holds_for_a_whole_run(folder: Path) -> None:
+    with FakeTeacherProcess() as server:
+        words = ["run", "quickstart", "--run", str(folder / "run"), "--until", "filter", *tiny()]
+        seen, errors = connections([*words, "--teacher", "openai/fake", "--teacher-url", server.url])
+        assert seen == [f"127.0.0.1:{server.port}", "look-up of 127.0.0.1"], errors
+        assert server.counts()["requests"] > 0
+    seen, errors = connections([*words, "--teacher", "gpt-4o", "--run", str(folder / "other")])
+    assert seen == []
+    assert "gpt-4o cannot be asked with --offline" in errors
 
 
 def test_offline_refuses_a_teacher_elsewhere_before_any_connection(folder: Path) -> None:

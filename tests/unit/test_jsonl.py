@@ -105,3 +105,23 @@ def test_a_full_disk_keeps_what_was_written_and_leaves_no_torn_line(tmp_path: Pa
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert read_partial(path, Item) == ITEMS[:3]
+
+
+def test_what_the_quick_way_of_reading_takes_is_what_the_slow_one_would(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    good = '{"name": "é 😀 \\ud83d\\ude00", "size": 1}\n'
+    path.write_text(f"{good}\n  \n{good}", encoding="utf-8")
+    assert read_records(path, Item) == [Item(name="é 😀 😀", size=1)] * 2
+    for bad in (
+        '{"name": "\\ud83d", "size": 1}',
+        '{"name": "NaN", "size": NaN}',
+        '{"name": "x", "size": 1}}',
+    ):
+        path.write_text(f"{good}{bad}\n", encoding="utf-8")
+        with pytest.raises(InputError, match="line 2"):
+            read_records(path, Item)
+    path.write_text('{"name": "NaN", "size": 1}\n\ufeff', encoding="utf-8")
+    with pytest.raises(InputError, match="line 2"):
+        read_records(path, Item)
+    path.write_text('\ufeff{"name": "Infinity", "size": 1}\n', encoding="utf-8")
+    assert read_records(path, Item) == [Item(name="Infinity", size=1)]

@@ -24,6 +24,8 @@ ATTEMPT = """
         "the endpoint": lambda: urllib.request.urlopen(sys.argv[1] + "/models").status,
         "a name": lambda: socket.getaddrinfo("example.com", 80),
         "an address": lambda: socket.create_connection(("192.0.2.1", 80), timeout=2),
+        "an older way of looking up": lambda: socket.gethostbyname("example.com"),
+        "a datagram": lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53)),
         "another port": lambda: socket.create_connection(("127.0.0.1", 9), timeout=2),
     }.items():
         try:
