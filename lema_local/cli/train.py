@@ -116,14 +116,15 @@ def train(
     if cards is not None:
         _show_launch(cards)
         return
+    given["report_to"] = given["report_to"] or None
     if train_path.is_dir():
-        _train_run(train_path, is_json=is_json)
+        flags = [name for name, value in {**given, "base": base, "out": out_dir}.items() if value is not None]
+        _train_run(train_path, flags, is_dry=is_dry, is_json=is_json)
         return
     if base is None or (out_dir is None and not is_dry):
         raise InputError(
             "which base is to be trained, and where is the adapter to go?", hint="give --base and --out"
         )
-    given["report_to"] = given["report_to"] or None
     if is_dry:
         _show_memory(base, _settings(given), is_json=is_json)
         return
@@ -169,18 +170,28 @@ def _train_file(
     _print_result(result, is_json=is_json)
 
 
-def _train_run(run_dir: Path, *, is_json: bool) -> None:
-    """Train the arms of a run that is built, in its folder."""
+def _train_run(run_dir: Path, flags: list[str], *, is_dry: bool, is_json: bool) -> None:
+    """Train the arms of a run that is built, in its folder and as its recipe says."""
     from lema_local.errors import InputError
     from lema_local.pipeline import Pipeline
     from lema_local.recipe import load_recipe
     from lema_local.runs import RunFolder
     from lema_local.training.processes import this_process
+    from lema_local.wiring import student_file
 
     folder = RunFolder(run_dir)
     if not folder.recipe_path.is_file():
         raise InputError(f"{run_dir} is no run: it has no recipe.yaml", hint="lema run RECIPE --until build")
-    pipeline = Pipeline(load_recipe(folder.recipe_path), folder, show=progress_bar, tell=notice, reuse=None)
+    if flags:
+        raise InputError(
+            f"{run_dir} is trained as its recipe says, so {', '.join(flags)} cannot be given here",
+            hint="lema run RECIPE --run OTHER --set train.KEY=VALUE --until build, then lema train OTHER",
+        )
+    recipe = load_recipe(folder.recipe_path)
+    if is_dry:
+        _show_memory(recipe.student.base or student_file(recipe.student), recipe.train, is_json=is_json)
+        return
+    pipeline = Pipeline(recipe, folder, show=progress_bar, tell=notice, reuse=None)
     with _only_main_talks(), folder.lock() if this_process().is_main else nullcontext():
         results = [
             pipeline.fit_arm(arm, pipeline.runner.path("train", arm)) for arm in pipeline.recipe.train.arms

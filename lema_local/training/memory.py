@@ -105,7 +105,7 @@ class ExportEstimate:
     """To write the adapter as GGUF."""
     adapter_file: int
     merge_memory: int
-    """To merge it into the base, tensor by tensor."""
+    """To merge it into the base and quantize, tensor by tensor."""
     merged_files: dict[str, int]
     """By type of the merged GGUF."""
     check_memory: int
@@ -152,7 +152,7 @@ def estimate_export(shape: ModelShape, settings: TrainSettings) -> ExportEstimat
     return ExportEstimate(
         adapter_memory=2 * adapter,
         adapter_file=adapter,
-        merge_memory=3 * 4 * largest + adapter,  # the tensor, the adapter's product, their sum
+        merge_memory=2 * 4 * largest + adapter,  # merging goes by rows; llama.cpp quantizes a whole tensor
         merged_files={name: int(shape.parameters * bits / 8) for name, bits in BITS_PER_WEIGHT.items()},
         check_memory=int(4 * shape.parameters + adapter + 0.75 * GIB),
     )

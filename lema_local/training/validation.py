@@ -44,15 +44,15 @@ class Best(BaseModel):
     line: ValidationLine
 
 
-def is_better(one: ValidationLine, other: ValidationLine | None) -> bool:
-    """True where `one` has the higher pass@1, or as high a one and the lower loss; no number is never better."""
+def is_better(one: ValidationLine, other: ValidationLine | None, *, by_answers: bool) -> bool:
+    """True where `one` has the lower loss, or with `by_answers` more right answers; no number is never better."""
     if not math.isfinite(one.loss):
         return False
-    return other is None or _rank(one) > _rank(other)
+    return other is None or _rank(one, by_answers) > _rank(other, by_answers)
 
 
-def _rank(line: ValidationLine) -> tuple[float, float]:
-    return (-1.0 if line.pass_at_1 is None else line.pass_at_1, -line.loss)
+def _rank(line: ValidationLine, by_answers: bool) -> tuple[float, float]:
+    return (line.pass_at_1 or 0.0) if by_answers else 0.0, -line.loss
 
 
 def fill_rows(lengths: Sequence[int], tokens: int, *, is_packed: bool) -> list[list[int]]:
@@ -141,7 +141,9 @@ class Looks:
         if self._answer is not None and self._count % self._every == 0:
             line = line.model_copy(update={"pass_at_1": self._answer(now)})
         line = line.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
-        if is_better(line, self._best_line()):
+        # Looks without answers could not be compared with those that have them.
+        by_answers = self._answer is not None and self._every == 1
+        if is_better(line, self._best_line(), by_answers=by_answers):
             write_text(
                 now / BEST_NAME, Best(fingerprint=self._fingerprint, line=line).model_dump_json() + "\n"
             )

@@ -262,6 +262,11 @@ def test_arms_of_a_built_run_train_on_their_own_and_the_run_goes_on_from_there(
     )
     built = lema(*command, "--reuse", finished[0], "--until", "build", home=home)
     assert built.returncode == 0, built.stderr
+    planned = lema("train", run, "--dry-run", home=home)
+    assert "2,558,208 parameters" in planned.stdout
+    refused = lema("train", run, "--epochs", "2", home=home)
+    assert refused.returncode == 2
+    assert "is trained as its recipe says, so epochs cannot be given here" in refused.stderr
     trained = lema("train", run, home=home)
     assert trained.returncode == 0, trained.stderr
     assert "step 1: held-out loss " in trained.stderr
