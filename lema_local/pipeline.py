@@ -34,6 +34,7 @@ from lema_local.records import (
     TrainingExample,
 )
 from lema_local.resuming import ResumedFile
+from lema_local.run_progress import ProgressFile, Show
 from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, fingerprint, write_text
 from lema_local.sampling import (
     SampleWatch,
@@ -42,7 +43,7 @@ from lema_local.sampling import (
     predict_into_file,
     sample_into_file,
 )
-from lema_local.stage_runner import STAGES, Outcome, Show, StageRunner, Work, save_chosen
+from lema_local.stage_runner import STAGES, Outcome, StageRunner, Work, save_chosen
 from lema_local.stages.build import build_arms, build_held_out, count_examples
 from lema_local.stages.correct import path_key, select_mistakes
 from lema_local.stages.evaluate import score_predictions
@@ -52,6 +53,7 @@ from lema_local.stages.questions import check_disjoint, check_gold_answers
 from lema_local.stages.sample import SampleSettings, greedy_settings
 from lema_local.stages.train import train_arm
 from lema_local.students.base import PromptStyle, Student
+from lema_local.teachers.secrets import mask_secrets
 from lema_local.teamwork import (
     account_for_fallback,
     augment_with_team,
@@ -113,9 +115,10 @@ class Pipeline:
     ) -> None:
         self.recipe = recipe
         self.folder = folder
-        self.show = show
+        progress = ProgressFile(folder.path, show, mask_secrets)
+        self.show: Show = progress.show
         self.tell = tell
-        self.runner = StageRunner(folder, tell=tell, reuse=reuse)
+        self.runner = StageRunner(folder, tell=tell, reuse=reuse, progress=progress)
 
     def run(self, until: str | None = None) -> None:
         """Do every stage that is not done, in order.

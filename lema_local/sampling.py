@@ -12,8 +12,8 @@ from pathlib import Path
 from lema_local.errors import InputError
 from lema_local.jsonl import AppendFile, finish, keep_first, read_partial, read_records, write_records
 from lema_local.records import Prediction, Question, ReasoningPath
+from lema_local.run_progress import Update
 from lema_local.sample_budget import count_mistakes, within_budget
-from lema_local.stage_runner import Update
 from lema_local.stages.evaluate import EvaluateSettings, predict
 from lema_local.stages.sample import (
     PathPrompt,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from lema_local.errors import RunStateError
 from lema_local.jsonl import read_records
+from lema_local.run_progress import ProgressFile
 from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, changed_settings, fingerprint
 
 T = TypeVar("T", bound=BaseModel)
@@ -30,20 +30,6 @@ STAGES = {
     "report": "9_report",
 }
 """Stage: its folder."""
-
-
-class Update(Protocol):
-    """How a stage tells how far it is."""
-
-    def __call__(self, done: float, total: float | None = None, **values: object) -> None:
-        """Say how much is done in all, and values to show beside it."""
-
-
-class Show(Protocol):
-    """How progress is shown: `lema_local.cli.progress.progress_bar`."""
-
-    def __call__(self, title: str, total: float | None = None) -> AbstractContextManager[Update]:
-        """Show one stage's progress while the block runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +53,19 @@ class StageRunner:
         folder: The run's.
         tell: Says one line to the user.
         reuse: Another run, whose finished stages are taken over where their fingerprints match.
+        progress: Told when a stage begins and ends.
     """
 
-    def __init__(self, folder: RunFolder, *, tell: Callable[[str], None], reuse: RunFolder | None) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        tell: Callable[[str], None],
+        reuse: RunFolder | None,
+        progress: ProgressFile,
+    ) -> None:
         self.folder = folder
+        self.progress = progress
         self.tell = tell
         self.reuse = reuse
         self.marks: dict[str, str] = {}
@@ -120,9 +115,11 @@ class StageRunner:
 
     def _work(self, label: str, folder: StageFolder, started: Manifest, work: Work) -> Manifest:
         began = time.monotonic()
+        self.progress.begin(label)
         try:
             outcome = work(folder, started)
-        except BaseException:
+        except BaseException as err:
+            self.progress.stop(err)
             # Whatever stopped it, the time spent counts; what the engine chose was saved by the work itself.
             latest = folder.started() or started
             spent = latest.seconds + time.monotonic() - began
@@ -137,6 +134,7 @@ class StageRunner:
             }
         )
         folder.save_manifest(manifest)
+        self.progress.end()
         self.tell(f"{label}: done in {manifest.seconds:.0f} s")
         return manifest
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": ("run:run", "Run a recipe from questions to report, or go on with it."),
     "plan": ("plan:plan", "Say what a run will take, before anything is spent."),
     "recipes": ("recipes:recipes", "List, show, check or copy recipes."),
+    "status": ("status:status", "Say where a run stands, and what to type next."),
     "report": ("run:report", "Write report.html and report.md of a run again."),
     "sample": ("sample:sample", "Sample reasoning paths from a student."),
     "import-paths": ("import_paths:import_paths", "Take over reasoning paths made elsewhere."),

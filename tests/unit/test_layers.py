@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[2] / "lema_local"
 LAYERS = (
     {"errors"},
     {"records", "steps", "arithmetic", "jsonl", "shipped", "home", "quickstart"},
-    {"runs", "resuming", "keys", "sample_budget"},
+    {"runs", "run_progress", "resuming", "keys", "sample_budget"},
     {"stage_runner"},
+    {"run_status"},
     {"answers", "statistics"},
     {"corrections", "prompts", "datasets"},
     {"students", "teachers", "training"},
