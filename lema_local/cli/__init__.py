@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": ("plan:plan", "Say what a run will take, before anything is spent."),
     "recipes": ("recipes:recipes", "List, show, check or copy recipes."),
     "status": ("status:status", "Say where a run stands, and what to type next."),
+    "doctor": ("doctor:doctor", "Say what works on this machine, and what mends the rest."),
     "report": ("run:report", "Write report.html and report.md of a run again."),
     "sample": ("sample:sample", "Sample reasoning paths from a student."),
     "import-paths": ("import_paths:import_paths", "Take over reasoning paths made elsewhere."),
