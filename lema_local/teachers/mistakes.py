@@ -289,7 +289,15 @@ class _Trace:
             if index not in trail and self.lines[index] is None and not is_part:
                 trail.add(index)
                 open_moves += [(maker, index) for maker in self.makers[index]]
-        return min([*trail, *self._find_failed_attempts()], default=None)
+        return min([*map(self._first_like, trail), *self._find_failed_attempts()], default=None)
+
+    def _first_like(self, index: int) -> int:
+        """Return the first move that computes what a move computes: one mistake may be told twice."""
+        move = self.moves[index]
+        for i in sorted(set(range(index)) - set(self.makers[index])):
+            if self.lines[i] is None and self.moves[i].operands == move.operands and self.moves[i].forms & move.forms:
+                return i
+        return index
 
     def _lacks_factor(self, index: int) -> bool:
         return any(

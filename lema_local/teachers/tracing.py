@@ -143,7 +143,9 @@ class _Reader:
                 )
             last = claim
             yield move
-            self.computed[key(claim.stated)] |= move.forms
+            # Numbers are looked up without their sign: what -60 means is kept as what 60 means.
+            sign = -1 if claim.stated < 0 else 1
+            self.computed[key(claim.stated)] |= {sign * form for form in move.forms}
             self.known |= {key(claim.stated), *keys(claim.operands)}
         if not claims:
             yield from self._read_told(index, step, plain)
