@@ -295,7 +295,11 @@ class _Trace:
         """Return the first move that computes what a move computes: one mistake may be told twice."""
         move = self.moves[index]
         for i in sorted(set(range(index)) - set(self.makers[index])):
-            if self.lines[i] is None and self.moves[i].operands == move.operands and self.moves[i].forms & move.forms:
+            if (
+                self.lines[i] is None
+                and self.moves[i].operands == move.operands
+                and self.moves[i].forms & move.forms
+            ):
                 return i
         return index
 

@@ -353,3 +353,25 @@ def test_what_a_line_with_a_number_out_of_nowhere_may_rest_on_comes_before_it() 
     _, explanation, corrected = _correct([*steps, "The answer is 35."], question)
     assert explanation.startswith("It is 11*15, not 13*15")
     assert ["8*20" in corrected[0], "160+5" in corrected[1], "11*15" in corrected[2]] == [True] * 3
+
+
+MAY = Question(
+    id="may",
+    dataset="q",
+    split="train",
+    question="A color costs $40 and a cut $30 per inch. May's hair was 10 inches long and is 8 now. What did she pay?",
+    gold_answer="100",
+    gold_rationale="She had 10-8=2 inches cut.\nThe cut cost 2*30=60 dollars.\nIn all she paid 40+60=100 dollars.",
+)
+
+
+def test_the_sign_of_what_was_computed_counts() -> None:
+    steps = ["She has 8-10=-2 inches.", "The cut costs 30*-2=-60 dollars.", "She pays 40+(-60)=-20 dollars."]
+    step, explanation, _ = _correct([*steps, "The answer is -20."], MAY)
+    assert (step, explanation[:21]) == (1, "It is 10-8, not 8-10:")
+
+
+def test_of_a_mistake_that_is_told_twice_the_first_is_named() -> None:
+    steps = ["The cut costs 40/10=4 dollars.", "So it costs 40/10=4 dollars.", "She pays 4+4=8 dollars."]
+    step, _, _ = _correct([*steps, "The answer is 8."], MAY)
+    assert step == 1
