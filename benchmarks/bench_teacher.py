@@ -214,35 +214,45 @@ def measure_memory(count: int) -> dict[str, float]:
 
 
 def measure_resume(count: int) -> dict[str, float]:
-    """Return how soon `lema correct` sends its first request where that many replies are there already.
+    """Return the seconds until `lema correct` sends its first request where that many replies are there already.
 
-    Once where an interrupted run goes on (its corrections stand beside the journal), once where nothing but the journal
-    is left and every correction is made again from it. `import_s`: Python's start and LiteLLM's import.
+    `other`: a run about 100 mistakes of its own over that journal. `same`: the run that made all these replies goes on,
+    with all its corrections, and 20 mistakes left. Both beyond `import_s`: Python's start and LiteLLM's import.
+    `journal_alone_s`: all corrections made again from the journal, where nothing else is left.
     """
     with tempfile.TemporaryDirectory() as name, FakeTeacherProcess() as server:
         folder = Path(name)
         environment = {**os.environ, "LEMA_HOME": name}
-        teacher = open_teacher("openai/fake", url=server.url)
         mistakes = make_mistakes(count + 20)
-        write_records(folder / "questions.jsonl", (question for question, _ in mistakes))
-        write_records(folder / "paths.jsonl", (path for _, path in mistakes))
-        with (
-            Journal(folder / "journal.sqlite") as journal,
-            AppendFile(folder / "out.jsonl.partial") as partial,
-        ):
-            for mistake, answered in fill_journal(journal, teacher, mistakes[:count]):
-                partial.append(read_outcome(*mistake, answered, teacher.name))
+        write_mistakes(folder / "same", mistakes)
+        write_mistakes(folder / "other", make_mistakes(100, 2 * count))
+        write_replies(folder, open_teacher("openai/fake", url=server.url), mistakes[:count])
         code = "from lema_local.teachers.litellm_teacher import import_litellm; import_litellm()"
-        imported = min(timed_command([sys.executable, "-c", code], environment) for _ in range(3))
-        found = {"import_s": imported}
-        for case, out in (("run", "out.jsonl"), ("journal_alone", "again.jsonl")):
+        found = {"import_s": min(time_command([sys.executable, "-c", code], environment) for _ in range(3))}
+        for case, total, asked in (("other", 100, 100), ("same", count + 20, 20)):
+            server.forget_first()
             started = time.time()
-            told = correct(folder, out, server.url, environment)
-            found[f"{case}_whole_s"] = time.time() - started
-            assert (told["total"], told["calls"]) == (count + 20, 20 if case == "run" else 0)
-            if case == "run":
-                found["first_request_s"] = server.counts()["first_asked_at"] - started
-        return found | {"beyond_import_s": found["first_request_s"] - imported}
+            told = correct(folder / case, "out.jsonl", server.url, environment)
+            assert (told["total"], told["calls"]) == (total, asked)
+            found[f"{case}_s"] = server.counts()["first_asked_at"] - started - found["import_s"]
+        started = time.time()
+        told = correct(folder / "same", "again.jsonl", server.url, environment)
+        assert told["from_journal"] == count + 20
+        return found | {"journal_alone_s": time.time() - started - found["import_s"]}
+
+
+def write_mistakes(folder: Path, mistakes: list[Mistake]) -> None:
+    folder.mkdir()
+    write_records(folder / "questions.jsonl", (question for question, _ in mistakes))
+    write_records(folder / "paths.jsonl", (path for _, path in mistakes))
+
+
+def write_replies(folder: Path, teacher: Teacher, mistakes: list[Mistake]) -> None:
+    """Write the journal and the unfinished file of a run that corrected these mistakes and was then killed."""
+    partial_path = folder / "same" / "out.jsonl.partial"
+    with Journal(folder / "journal.sqlite") as journal, AppendFile(partial_path) as partial:
+        for mistake, answered in fill_journal(journal, teacher, mistakes):
+            partial.append(read_outcome(*mistake, answered, teacher.name))
 
 
 def correct(folder: Path, out: str, url: str, environment: dict[str, str]) -> dict[str, Any]:
@@ -257,7 +267,7 @@ def correct(folder: Path, out: str, url: str, environment: dict[str, str]) -> di
     return told
 
 
-def timed_command(command: list[str], environment: dict[str, str]) -> float:
+def time_command(command: list[str], environment: dict[str, str]) -> float:
     started = time.perf_counter()
     subprocess.run(command, env=environment, check=True)
     return time.perf_counter() - started

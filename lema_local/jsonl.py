@@ -6,6 +6,7 @@ A file that is still being written is called `x.jsonl.partial`; its last line ma
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -30,11 +31,8 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     Raises:
         InputError: If the file cannot be read or lines are malformed: up to 20 are named, the rest counted.
     """
-    try:
-        with path.open("rb") as stream:
-            return [_read_line(line, kind) for line in stream if not line.isspace()]
-    except (OSError, ValueError):
-        pass  # once more, slowly: now it is to be said what is wrong
+    if (quick := read_quickly(path, kind)) is not None:
+        return [record for _, record in quick]
     problems: list[str] = []
     records = list(_iterate(path, kind, problems))
     if problems:
@@ -42,14 +40,27 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     return records
 
 
-def _read_line(line: bytes, kind: type[Record]) -> Record:
-    """Return a line's record: twice as fast as by way of Python's objects, and less particular about messages.
+def read_quickly(path: Path, kind: type[Record]) -> list[tuple[int, Record]] | None:
+    """Return (1-based line number, record) of a whole file where nothing is wrong with it, else None.
 
-    Raises:
-        ValueError: If it is none, or perhaps is none.
+    Twice as fast as by way of Python's objects, but it cannot say what is wrong in our words.
     """
+    was_enabled = gc.isenabled()
+    gc.disable()  # nothing of what is made here is garbage, and there is much of it
+    try:
+        with path.open("rb") as stream:
+            lines = enumerate(stream, 1)
+            return [(number, _read_line(line, kind)) for number, line in lines if not line.isspace()]
+    except (OSError, ValueError):
+        return None
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _read_line(line: bytes, kind: type[Record]) -> Record:
     if b"NaN" in line or b"Infinity" in line:
-        raise ValueError
+        raise ValueError  # perhaps as numbers, which are none
     return kind.model_validate_json(line)
 
 

@@ -6,7 +6,10 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lema_local.jsonl import AppendFile, finish, read_partial, read_records
+import filelock
+
+from lema_local.errors import RunStateError
+from lema_local.jsonl import AppendFile, finish, read_partial, read_records, told_disk_errors
 from lema_local.records import Correction, Rationale
 
 Answer = TypeVar("Answer", Correction, Rationale)
@@ -23,6 +26,9 @@ class ResumedFile(Generic[Answer]):
         kind: Its records' type.
         key: What names the work behind a record.
         is_fresh: Put aside what stands from earlier goes.
+
+    Raises:
+        RunStateError: If another process writes the same file: the budget is that of the file, too.
     """
 
     def __init__(
@@ -30,6 +36,7 @@ class ResumedFile(Generic[Answer]):
     ) -> None:
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
+        self._lock = _lock(path)
         self._key: Callable[[Answer], Hashable] = key
         self.kept: dict[Hashable, Answer] = {}
         """By key, from earlier goes."""
@@ -70,9 +77,24 @@ class ResumedFile(Generic[Answer]):
     def close(self) -> None:
         """Bring what was added to the disk; the file stays partial unless it was finished."""
         self._file.close()
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def __enter__(self) -> ResumedFile[Answer]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path.with_name(path.name + ".lock"), thread_local=False)
+    with told_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as err:  # an OSError, too
+            raise RunStateError(
+                f"another process is writing {path}", hint="wait for it to end, or choose another file"
+            ) from err
+    return lock

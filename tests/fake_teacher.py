@@ -156,6 +156,9 @@ class FakeTeacher:
             return await send(
                 writer, 200, json.dumps({"object": "list", "data": [{"id": name, "object": "model"}]})
             )
+        if path == "/forget":
+            self.first_asked_at = None
+            return await send(writer, 200, "{}")
         if path == "/counts":
             return await send(writer, 200, json.dumps(self.counts()))
         return await send(writer, 404, "{}")
@@ -321,6 +324,10 @@ class FakeTeacherProcess:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/counts", timeout=10) as response:
             counts: dict[str, Any] = json.load(response)
         return counts
+
+    def forget_first(self) -> None:
+        """Note anew when the first request comes."""
+        urllib.request.urlopen(f"http://127.0.0.1:{self.port}/forget", timeout=10).close()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from lema_local.datasets.files import Placed, iterate_rows
 from lema_local.datasets.own import FIELDS, convert_own
 from lema_local.datasets.table import DATASETS
 from lema_local.errors import BackendUnavailable, InputError
-from lema_local.jsonl import describe_problems, describe_validation
+from lema_local.jsonl import describe_problems, describe_validation, read_quickly
 from lema_local.records import Question
 
 _LOG = logging.getLogger(__name__)
@@ -129,11 +129,14 @@ def read_questions(path: Path) -> list[Question]:
     """
     problems: list[str] = []
     placed = []
-    for place, row in iterate_rows(path, problems):
-        try:
-            placed.append((place, Question.model_validate(row)))
-        except ValidationError as err:
-            problems.append(f"{place}: {describe_validation(err)}")
+    if path.suffix == ".jsonl" and (quick := read_quickly(path, Question)) is not None:
+        placed = [(f"line {number}", question) for number, question in quick]
+    else:
+        for place, row in iterate_rows(path, problems):
+            try:
+                placed.append((place, Question.model_validate(row)))
+            except ValidationError as err:
+                problems.append(f"{place}: {describe_validation(err)}")
     return _finish(
         path, placed, problems, hint="one Question a line; other forms: own:FILE with --map, or gsm8k:PATH"
     )

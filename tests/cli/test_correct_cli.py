@@ -25,6 +25,8 @@ from lema_local.cli import lema
 from lema_local.cli.reparse import reparse
 from lema_local.jsonl import read_partial, read_records, write_records
 from lema_local.records import Correction
+from lema_local.resuming import ResumedFile
+from lema_local.stages.correct import path_key
 
 KEY = "sk-MARKED0123456789abcdefghijklmn"
 
@@ -327,6 +329,24 @@ def test_two_processes_on_one_journal_ask_once(folder: Path) -> None:
     one, other = (read_records(folder / f"{name}.jsonl", Correction) for name in ("a", "b"))
     assert comparable(one) == comparable(other)
     assert len(one) == 40
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
+def test_two_processes_do_not_write_one_file(folder: Path) -> None:
+    write_inputs(folder, 4)
+    with FakeTeacherProcess(latency_s=600.0) as server:
+        words = arguments(folder, server.url)
+        process = start(words)
+        while server.counts()["requests"] == 0 and process.poll() is None:
+            time.sleep(0.02)
+        second = run(*words)
+        assert (second.exit_code, "another process is writing" in second.stderr) == (2, True)
+        assert server.counts()["requests"] == 1
+        process.kill()
+        process.communicate()
+    with ResumedFile(folder / "out.jsonl", Correction, path_key):
+        pass  # a killed process keeps nobody out
+    assert not (folder / "out.jsonl.lock").exists()
 
 
 def test_replies_are_read_again_free_of_charge(folder: Path) -> None:
