@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
+from lema_local.answers.grading import grade_path
 from lema_local.datasets import split_validation
 from lema_local.errors import InputError
 from lema_local.jsonl import write_records
@@ -47,7 +48,7 @@ from lema_local.stage_runner import STAGES, Outcome, StageRunner, Work, save_cho
 from lema_local.stages.build import build_arms, build_held_out, count_examples
 from lema_local.stages.correct import path_key, select_mistakes
 from lema_local.stages.evaluate import score_predictions
-from lema_local.stages.export import check_exported, describe_divergence
+from lema_local.stages.export import answer_greedily, check_exported, describe_divergence, write_merged
 from lema_local.stages.filter import filter_corrections
 from lema_local.stages.questions import check_disjoint, check_gold_answers
 from lema_local.stages.sample import SampleSettings, greedy_settings
@@ -75,8 +76,11 @@ from lema_local.wiring import (
     open_run_student,
     open_run_team,
     open_trainer,
+    quantize_gguf,
     student_identity,
+    student_path,
     teacher_identity,
+    write_use_files,
 )
 
 SAMPLED = "sampled"
@@ -398,18 +402,12 @@ class Pipeline:
                 adapter_dir = self.runner.path("train") / arm / "adapter"
                 gguf = folder.path / "adapter.gguf"
                 exported = self.trainer.export(adapter_dir, gguf)
-                style = self.recipe.train.prompt_style
-                with self._student(style=style) as bare, self._student(adapter=gguf, style=style) as adapted:
-                    fidelity = check_exported(
-                        self.trainer,
-                        adapter_dir,
-                        self._fidelity_prompts(settings.fidelity_prompts),
-                        adapted=adapted,
-                        bare=bare,
-                        max_tokens=settings.fidelity_max_tokens,
-                    )
+                merged = self._merge(adapter_dir, folder.path)
+                fidelity = self._compare(adapter_dir, gguf, merged)
                 self._judge_fidelity(arm, fidelity)
-                return Outcome(counts={"export": to_plain(exported), "fidelity": to_plain(fidelity)})
+                self._write_use_files(arm, folder.path, gguf, merged)
+                counts = {"export": to_plain(exported), "fidelity": to_plain(fidelity)}
+                return Outcome(counts={**counts, "right": self._count_right(fidelity)})
 
             return work
 
@@ -468,10 +466,15 @@ class Pipeline:
 
     def do_report(self) -> None:
         """Write the report; it is cheap and has no fingerprint of its own: a changed setting writes it anew."""
-        from lema_local.stages.report import read_run, write_report
+        from lema_local.stages.report import read_run, write_model_card, write_report
 
         out_dir = self.runner.path("report")
-        write_report(read_run(self.folder), out_dir)
+        found = read_run(self.folder)
+        write_report(found, out_dir)
+        for arm in self.recipe.train.arms:
+            adapter_dir = self.runner.path("train", arm, "adapter")
+            if adapter_dir.is_dir():
+                write_model_card(adapter_dir, run=found, arm=arm, run_dir=self.folder.path)
         self.tell(f"report: {out_dir / 'report.html'}")
 
     def describe_matching(self) -> str:
@@ -632,6 +635,61 @@ class Pipeline:
         prompt = load_cot_prompt(self.recipe.build.cot_prompt)
         texts = (prompt.render(question, "completion") for question in self.questions["test"][:count])
         return [text for text in texts if isinstance(text, str)]
+
+    def _merge(self, adapter_dir: Path, out_dir: Path) -> dict[str, Path]:
+        """Write the merged models that the recipe asks for; return them by type."""
+        merged: dict[str, Path] = {}
+        for kind in self.recipe.export.merge:
+            merged[kind] = out_dir / f"merged-{kind}.gguf"
+            write_merged(
+                partial(self.trainer.merge, adapter_dir), partial(quantize_gguf, kind=kind), merged[kind]
+            )
+        return merged
+
+    def _compare(self, adapter_dir: Path, gguf: Path, merged: dict[str, Path]) -> FidelityResult:
+        """Compare the trained student with its exported forms."""
+        settings, style = self.recipe.export, self.recipe.train.prompt_style
+
+        def answer(path: Path, prompts: Sequence[str], max_tokens: int) -> Sequence[str]:
+            alone = self.recipe.student.model_copy(
+                update={"model": str(path), "url": None, "prompt_style": style}
+            )
+            student = open_run_student(alone)
+            try:
+                return answer_greedily(student)(prompts, max_tokens)
+            finally:
+                student.close()
+
+        with self._student(style=style) as bare, self._student(adapter=gguf, style=style) as adapted:
+            return check_exported(
+                self.trainer,
+                adapter_dir,
+                self._fidelity_prompts(settings.fidelity_prompts),
+                adapted=adapted,
+                bare=bare,
+                max_tokens=settings.fidelity_max_tokens,
+                others={f"merged {kind}": partial(answer, path) for kind, path in merged.items()},
+            )
+
+    def _count_right(self, fidelity: FidelityResult) -> dict[str, int]:
+        """Return how many of the compared prompts each form of the student answered correctly."""
+        asked = self.questions["test"]
+        return {
+            name: sum(
+                grade_path(text, question).verdict == "correct"
+                for text, question in zip(texts, asked, strict=False)
+            )
+            for name, texts in fidelity.answers.items()
+        }
+
+    def _write_use_files(self, arm: str, folder: Path, gguf: Path, merged: dict[str, Path]) -> None:
+        """Write what Ollama and llama-server need: for the adapter, and for each merged model."""
+        base = self.recipe.student
+        prompt, style = load_cot_prompt(self.recipe.build.cot_prompt), self.recipe.train.prompt_style
+        name = f"{self.recipe.name}-{arm}".lower()
+        write_use_files(folder, student_path(base), gguf, prompt, style, name=name)
+        for kind, path in merged.items():
+            write_use_files(folder, path, None, prompt, style, name=f"{name}-{kind}", prefix=f"{path.stem}.")
 
     def _judge_fidelity(self, arm: str, fidelity: FidelityResult) -> None:
         """Say plainly where the exported student is not the trained one."""

@@ -167,6 +167,8 @@ class ExportBlock(Block):
     """Greedy answers compared between the trained and the exported student."""
     fidelity_max_tokens: int = Field(default=128, ge=1)
     """Length of those answers."""
+    merge: tuple[Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"], ...] = ()
+    """Also write base and adapter as one GGUF in these types, and let them answer the same prompts."""
 
 
 class ReportBlock(Block):

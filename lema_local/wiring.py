@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from lema_local.datasets import load_questions
 from lema_local.errors import InputError
+from lema_local.prompts import CotPrompt
 from lema_local.recipe import AugmentBlock, CorrectBlock, QuestionSource, Recipe, StudentBlock, TeacherBlock
 from lema_local.records import Question
 from lema_local.runs import RunFolder, hash_file
 from lema_local.teachers import IN_PROCESS
 
 if TYPE_CHECKING:
-    from lema_local.students.base import Student
+    from lema_local.students.base import PromptStyle, Student
     from lema_local.teachers.settings import TeacherSettings
     from lema_local.teachers.team import Team
     from lema_local.training.base import Trainer
@@ -218,3 +219,44 @@ def open_trainer(block: StudentBlock) -> Trainer:
 def base_identity(block: StudentBlock) -> dict[str, Any]:
     """Return what names the model that is trained."""
     return {"base": block.base} if block.base else {"sha256": hash_file(student_path(block))}
+
+
+def quantize_gguf(source: Path, target: Path, kind: str) -> None:
+    """Write a GGUF in another number type (`f16`, `q4_0`, ...).
+
+    Raises:
+        BackendUnavailable: If llama.cpp cannot.
+    """
+    from lema_local.students.inspection import requantize_gguf
+
+    requantize_gguf(source, target, kind)
+
+
+def write_use_files(
+    folder: Path,
+    base: Path,
+    adapter: Path | None,
+    prompt: CotPrompt | None,
+    style: PromptStyle,
+    *,
+    name: str,
+    prefix: str = "",
+) -> None:
+    """Write Modelfile, llama-server command and chat template, with the prompt that the student was trained on.
+
+    Args:
+        folder: Where.
+        base: The GGUF to be run.
+        adapter: A GGUF LoRA adapter over it; None: the GGUF is the whole student.
+        prompt: What the question is put into; None: nothing.
+        style: `chat`: this is said by the user in the GGUF's chat template.
+        name: What Ollama calls it.
+        prefix: Stands before the names of the files.
+    """
+    from lema_local.students.serving import ServedPrompt, write_serving_files
+
+    mark = "LEMA-QUESTION"
+    question = Question(id=mark, dataset="", split="", question=mark, gold_answer="")
+    rendered = prompt.render(question, "completion") if prompt else mark
+    before, _, after = str(rendered).partition(mark)
+    write_serving_files(folder, base, adapter, ServedPrompt(before, after, style), name=name, prefix=prefix)

@@ -34,6 +34,8 @@ COMMANDS = {
     "build": ("build:build", "Build the training files of the arms."),
     "train": ("train:train", "Fine-tune a student on a training file."),
     "export": ("train:export", "Bring an adapter into GGUF."),
+    "chat": ("chat:chat", "Ask a run's student questions in the terminal."),
+    "push": ("push:push", "Publish an adapter on the hub, when told to."),
     "evaluate": ("evaluate:evaluate", "Evaluate a student on questions."),
     "compare": ("evaluate:compare", "Compare arms that answered the same questions."),
     "grade": ("grade:grade", "Grade answers against gold answers."),

@@ -215,11 +215,14 @@ def _only_main_talks() -> Iterator[None]:
 
 
 def _print_result(result: Any, *, is_json: bool) -> None:
+    from lema_local.stages.report import write_model_card
     from lema_local.stages.train import describe_training
     from lema_local.training.processes import this_process
 
     if not this_process().is_main:
         return
+    if (result.adapter_dir / "lema_base.json").is_file():
+        write_model_card(result.adapter_dir)
     if is_json:
         click.echo(json.dumps(asdict(result), default=str))
         return
@@ -294,11 +297,24 @@ def _show_on(update: Any) -> Any:
 @click.option(
     "--type", "kind", type=click.Choice(MERGED_TYPES), help="Number type of the merged model [f16]."
 )
+@click.option(
+    "--prompt",
+    metavar="NAME|FILE",
+    help="What questions are put into, in the files for Ollama and llama-server.",
+)
 @click.option("--json", "is_json", is_flag=True, help="Print what was written as JSON.")
 def export(
-    adapter_dir: Path, base_gguf: Path, out_path: Path, is_merged: bool, kind: str | None, is_json: bool
+    adapter_dir: Path,
+    base_gguf: Path,
+    out_path: Path,
+    is_merged: bool,
+    kind: str | None,
+    prompt: str | None,
+    is_json: bool,
 ) -> None:
     """Write the adapter in ADAPTER_DIR as a GGUF LoRA file, or merged into its base.
+
+    Beside OUT.gguf stand OUT.Modelfile for Ollama, OUT.llama-server.sh and OUT.chat_template.jinja.
 
     \b
     Example:
@@ -317,6 +333,7 @@ def export(
         if is_merged
         else _export(adapter_dir, base_gguf, out_path)
     )
+    _write_use_files(adapter_dir, base_gguf, out_path, prompt, is_merged=is_merged)
     for note in result.pop("notes"):
         notice(f"Note: {note}")
     if is_json:
@@ -330,6 +347,21 @@ def export(
         click.echo(
             f"{out_path}: {result['tensors']} tensors, scale {result['scale']:g}, {result['bytes']:,} bytes"
         )
+
+
+def _write_use_files(
+    adapter_dir: Path, base_gguf: Path, out_path: Path, prompt: str | None, *, is_merged: bool
+) -> None:
+    from lema_local.prompts import load_cot_prompt
+    from lema_local.training.local import read_training_record
+    from lema_local.wiring import write_use_files
+
+    record = read_training_record(adapter_dir)
+    write_use_files(
+        out_path.parent, out_path if is_merged else base_gguf, None if is_merged else out_path,
+        load_cot_prompt(prompt) if prompt else None, record.settings.prompt_style if record else "completion",
+        name=out_path.stem.lower(), prefix=f"{out_path.stem}.",
+    )  # fmt: skip
 
 
 def _export(adapter_dir: Path, base_gguf: Path, out_path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lema_local.records import ArmComparison, ArmScore, Correction, Prediction, Question, Scores
 from lema_local.runs import Manifest
+from lema_local.training.base import MAX_MEAN_KL, MIN_SAME_TOP
 
 StageState = Literal["finished", "unfinished", "not run", "damaged"]
 
@@ -116,11 +117,28 @@ class Fidelity:
     nf4_mean_kl: float | None = None
     without_adapter_equal: int | None = None
     differences: Sequence[Mapping[str, str]] = ()
+    divergence: Mapping[str, Any] | None = None
+    """Of the logits, over all positions; see `training.base.Divergence`."""
+    without_adapter: Mapping[str, Any] | None = None
+    is_base_quantized: bool = False
+    right: Mapping[str, int] = field(default_factory=dict)
+    """By form of the student (trained, adapter on GGUF, merged ...): prompts answered correctly."""
+    answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By form of the student: its answer to each prompt."""
+
+    def same_texts(self, name: str) -> int:
+        """Return how many prompts this form of the student answered with the trained one's very text."""
+        trained = self.answers.get("trained", ())
+        return sum(ours == theirs for ours, theirs in zip(trained, self.answers.get(name, ()), strict=False))
 
     @property
     def is_same_student(self) -> bool:
-        """True where every difference is a near-tie."""
-        return self.greedy_equal + self.near_ties == self.prompts
+        """True where every difference is a near-tie, and the logits agree where they have to."""
+        far = self.divergence if not self.is_base_quantized else None
+        is_close = far is None or (
+            far["mean_kl"] < MAX_MEAN_KL and far["same_top"] >= MIN_SAME_TOP * far["clear_positions"]
+        )
+        return is_close and self.greedy_equal + self.near_ties == self.prompts
 
 
 @dataclass(frozen=True, slots=True)

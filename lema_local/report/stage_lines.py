@@ -79,11 +79,11 @@ def find_fidelity(lines: Sequence[StageLine]) -> list[Fidelity]:
             for path, value in walk(line.manifest.counts):
                 if isinstance(value, Mapping) and {"greedy_equal", "prompts"} <= value.keys():
                     arm = line.name.partition("/")[2] or next(iter(path), "adapter")
-                    found[arm] = _read_fidelity(arm, value)
+                    found[arm] = _read_fidelity(arm, value, line.manifest.counts.get("right"))
     return list(found.values())
 
 
-def _read_fidelity(arm: str, value: Mapping[str, Any]) -> Fidelity:
+def _read_fidelity(arm: str, value: Mapping[str, Any], right: Any) -> Fidelity:
     known = {name: value.get(name) for name in ("near_tie_logits", "nf4_greedy_equal", "nf4_mean_kl")}
     differences = value.get("differences")
     return Fidelity(
@@ -95,8 +95,17 @@ def _read_fidelity(arm: str, value: Mapping[str, Any]) -> Fidelity:
         differences=[one for one in differences if isinstance(one, Mapping)]
         if isinstance(differences, list)
         else (),
+        divergence=_mapping(value.get("divergence")) or None,
+        without_adapter=_mapping(value.get("without_adapter")) or None,
+        is_base_quantized=bool(value.get("is_base_quantized")),
+        right=_mapping(right),
+        answers=_mapping(value.get("answers")),
         **known,
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def allows_test_questions(lines: Sequence[StageLine]) -> bool:

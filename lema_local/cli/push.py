@@ -1,0 +1,48 @@
+"""`lema push`: publish an adapter on the hub, only when told to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("source", metavar="ADAPTER_DIR|RUN", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--to", "repository", required=True, metavar="OWNER/NAME", help="The repository, made if need be."
+)
+@click.option("--arm", default="lema", show_default=True, help="Whose adapter, where a run is given.")
+@click.option("--public", "is_public", is_flag=True, help="Make a new repository public [private].")
+@click.option(
+    "--yes", "is_told", is_flag=True, help="Upload. Without it, only what would be uploaded is listed."
+)
+def push(source: Path, repository: str, arm: str, is_public: bool, is_told: bool) -> None:
+    """Publish an adapter with its model card on the Hugging Face hub.
+
+    Nothing leaves this machine without --yes. Read the card's licence note first.
+
+    \b
+    Example:
+      lema push runs/quickstart --arm lema --to me/quickstart-lema
+      lema push runs/quickstart --arm lema --to me/quickstart-lema --yes
+    """
+    from lema_local.training.publish import files_to_publish, publish
+
+    adapter_dir, export_dir = _folders(source, arm)
+    files = files_to_publish(adapter_dir, export_dir)
+    for name, path in files.items():
+        click.echo(f"{path.stat().st_size:>14,}  {name}  ({path})")
+    if not is_told:
+        click.echo(f"Nothing was uploaded. To upload this to {repository}: the same command with --yes")
+        return
+    address = publish(files, repository, is_private=not is_public, message=f"Adapter {arm} by lema-local")
+    click.echo(address)
+
+
+def _folders(source: Path, arm: str) -> tuple[Path, Path | None]:
+    """Return the adapter's folder, and its export's where there is one."""
+    if (source / "recipe.yaml").is_file():
+        return source / "6_train" / arm / "adapter", source / "7_export" / arm
+    inner = source / "adapter"
+    return (inner if inner.is_dir() and not (source / "adapter_config.json").exists() else source), None
