@@ -102,7 +102,30 @@ def test_arms_get_equal_optimizer_steps_and_their_fidelity_is_measured(
     export = json.loads((run / "7_export/manifest.json").read_text())["counts"]
     for arm in ("cot", "lema"):
         assert export[arm]["fidelity"]["prompts"] == 4
-        assert export[arm]["fidelity"]["greedy_equal"] + export[arm]["fidelity"]["near_ties"] == 4
+        fidelity = export[arm]["fidelity"]
+        assert fidelity["greedy_equal"] + fidelity["near_ties"] == 4
+        assert fidelity["divergence"]["mean_kl"] < min(1e-3, fidelity["without_adapter"]["mean_kl"])
+        forms = ["trained", "adapter on GGUF", "merged f16", "merged q4_0"]
+        assert list(export[arm]["right"]) == list(fidelity["answers"]) == forms
+        assert all(0 <= count <= 4 for count in export[arm]["right"].values())
+
+
+def test_exported_students_come_with_what_others_need_to_run_them(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    run, _ = finished
+    for arm in ("cot", "lema"):
+        names = {path.name for path in (run / "7_export" / arm).iterdir()}
+        assert names >= {"adapter.gguf", "Modelfile", "llama-server.sh", "chat_template.jinja"}
+        assert names >= {"merged-f16.gguf", "merged-q4_0.gguf", "merged-q4_0.Modelfile"}
+        card = (run / "6_train" / arm / "adapter" / "README.md").read_text()
+        assert f"| **{arm}** | quickstart | cot-zero-shot |" in card
+        assert "Teacher reference" in card
+        assert "## Recipe" in card
+    report = (run / "9_report/report.md").read_text()
+    assert "logits of llama.cpp against torch: mean KL" in report
+    assert "| merged q4\\_0 |" in report
+    assert "the answers side by side" in (run / "9_report/report.html").read_text()
 
 
 def test_scores_are_those_of_the_predictions(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
