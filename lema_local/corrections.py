@@ -153,23 +153,41 @@ def _word_reason(failed: Sequence[CheckName], final_answer: str | None, question
 _STEP = r"(?:Steps?|Schritte?|[ÉE]tapes?|Pasos?|Passos?|Passaggi?o?|Stap|Krok|Шаг|步骤|ステップ|단계)"
 # "Step 3", "3.", "第3步", "3단계" at the beginning of a line, with a colon or a full stop.
 _STEP_LABEL = re.compile(
-    rf"^[ \t]*(?:[-*•][ \t]+)?(?:{_STEP}[ \t]*(?P<a>\d+)|第[ \t]*(?P<b>\d+)[ \t]*步|(?P<c>\d+)[ \t]*단계"
-    r"|(?P<d>\d+)(?=[.)][ \t]))[ \t]*[.:)：—–-]+[ \t]*",  # noqa: RUF001
+    rf"^[ \t]*(?:[-*•][ \t]+)?\[?(?:{_STEP}[ \t]*(?P<a>\d+)|第[ \t]*(?P<b>\d+)[ \t]*步|(?P<c>\d+)[ \t]*단계"
+    r"|(?P<d>\d+)(?=[.)][ \t]))[ \t]*[\].:)：—–-]+[ \t]*",  # noqa: RUF001
     re.IGNORECASE | re.MULTILINE,
 )
 _STEP_NUMBER = re.compile(rf"(?:{_STEP}|第|#)?[ \t]*\(?(\d+)", re.IGNORECASE)
 _HEADINGS: Mapping[str, str] = {
-    "incorrect_step": r"(?:(?:first )?(?:incorrect|wrong|erroneous) step|falscher schritt|étape incorrecte"
-    r"|paso incorrecto)",
-    "explanation": r"(?:explanation|reason|why|erklärung|explication|explicación)",
+    "incorrect_step": r"(?:(?:the )?(?:first )?(?:incorrect|wrong|erroneous) step|falscher schritt|étape incorrecte"
+    r"|paso incorrecto|passo incorreto|passaggio (?:errato|sbagliato)|неверный шаг"
+    r"|错误的?步骤|誤ったステップ|잘못된 단계)",
+    "explanation": r"(?:explanation(?: of [^:\n]{0,40}| why [^:\n]{0,40})?|reason|why|erklärung|explication|explicación"
+    r"|explicação|spiegazione|объяснение|解释|説明|설명)",
     "solution": r"(?:(?:the )?(?:correct(?:ed)?|right|revised|fixed) (?:solution|steps?|answer|version)|correction"
-    r"|korrekte lösung|solution correcte|solución correcta)",
+    r"|korrekte lösung|solution correcte|solución correcta|solução corr?eta|soluzione corretta|правильное решение"
+    r"|正确的?(?:解答|解法|解)|正しい(?:解答|解法)|올바른 풀이)",
 }
 _HEADING = re.compile(
     r"^[ \t]*(?:\d+[.)][ \t]+|[-*•][ \t]+)?(?:"
     + "|".join(f"(?P<{name}>{words})" for name, words in _HEADINGS.items())
     + r")(?:[ \t]*\([^()\n]{0,60}\))?[ \t]*(?:[:：]|$)",  # noqa: RUF001
     re.IGNORECASE | re.MULTILINE,
+)
+_WORDS = ("one|first", "two|second", "three|third", "four|fourth", "five|fifth", "six|sixth", "seven|seventh",
+          "eight|eighth", "nine|ninth", "ten|tenth")  # fmt: skip
+_STEP_IN_WORDS = tuple(
+    re.compile(rf"(?:the )?(?:(?:{words}) step|step (?:{words}))\b", re.IGNORECASE) for words in _WORDS
+)
+_NEXT_QUESTION = re.compile(r"^[ \t]*(?:Question|Original Solution)[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_INLINE = re.compile(
+    r"(?<=\S)[ \t]+(?=(?:Explanation|Correct(?:ed)? Solution|Step[ \t]+\d+)[ \t]*:)", re.IGNORECASE
+)
+_TRAILING_COMMA = re.compile(r",(?=\s*[\]}])")
+# A backslash that begins a LaTeX command; JSON would read \frac as a form feed and "rac".
+_LATEX_IN_JSON = re.compile(
+    r"(?<!\\)\\(?=[^\"\\/bfnrtu]|(?:frac|forall|floor|text|tfrac|times|tan|theta|tau|to\b|triangle|right|rho|rangle"
+    r"|boxed|begin|beta|binom|bar|big|ne\b|neq|nabla|neg|notin|underline|union|uparrow))"
 )
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*```[\w-]*[ \t]*$", re.MULTILINE)
@@ -204,7 +222,9 @@ def parse_reply(text: str, original_steps: Sequence[str]) -> ParsedCorrection:
     text = _THINKING.sub("", text).strip()
     if not text:
         raise UnparseableReply("the reply is empty")
-    sections = _read_json(text) or _read_sections(text)
+    sections = _read_json(text) or _read_sections(_cut_next_question(text))
+    if not (sections["explanation"] and sections["solution"]) and _INLINE.search(text):
+        sections = _read_sections(_cut_next_question(_INLINE.sub("\n", text)))  # all in one line
     position = _read_position(sections["incorrect_step"])
     explanation = " ".join(sections["explanation"].split()).strip(" {}")
     if not explanation:
@@ -253,14 +273,37 @@ def _read_json(text: str) -> dict[str, str] | None:
     start = text.find("{")
     if start < 0 or '"' not in text:
         return None
-    try:
-        found, _ = json.JSONDecoder().raw_decode(text[start:])
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict):
-        return None
-    values = {_read_key(str(key)): _flatten(value) for key, value in found.items()}
-    return {name: values.get(name, "") for name in _HEADINGS} if "incorrect_step" in values else None
+    content = _LATEX_IN_JSON.sub(r"\\\\", text[start:])
+    for attempt in (content, _TRAILING_COMMA.sub("", content)):
+        try:
+            found, _ = json.JSONDecoder(strict=False).raw_decode(attempt)
+        except (ValueError, RecursionError):
+            continue
+        for one in (found, *(found.values() if isinstance(found, dict) else ())):
+            values = (
+                {_read_key(str(key)): _flatten(value) for key, value in one.items()}
+                if isinstance(one, dict)
+                else {}
+            )
+            if "incorrect_step" in values:
+                return {name: values.get(name, "") for name in _HEADINGS}
+    return None
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _cut_next_question(text: str) -> str:
+    """Return the reply without what comes where it goes on to a question of its own, behind the solution."""
+    solution = next(
+        (m for m in _HEADING.finditer(_EMPHASIS.sub("", text)) if m.lastgroup == "solution"), None
+    )
+    if solution is None:
+        return text
+    text = _EMPHASIS.sub("", text)
+    following = _NEXT_QUESTION.search(text, solution.end())
+    return text[: following.start()] if following else text
 
 
 def _read_key(key: str) -> str:
@@ -273,7 +316,17 @@ def _flatten(value: Any) -> str:
         return "\n".join(
             f"Step {key}: {item}" if str(key).isdigit() else f"{key}: {item}" for key, item in value.items()
         )
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return "\n".join(_flatten_step(item) if isinstance(item, dict) else str(item) for item in value)
+    return str(value)
+
+
+def _flatten_step(item: dict[Any, Any]) -> str:
+    """Return `Step k: ...` of an object such as {"step": 2, "text": "..."}."""
+    number = next((value for value in item.values() if isinstance(value, int)), None)
+    texts = [value for value in item.values() if isinstance(value, str)]
+    text = " ".join(texts) if texts else _flatten(item)
+    return f"Step {number}: {text}" if number is not None else text
 
 
 def _read_sections(text: str) -> dict[str, str]:
@@ -312,6 +365,9 @@ def _cut_solution(found: dict[str, str]) -> None:
 def _read_position(text: str) -> int:
     if _NOTHING_WRONG.search(text):
         raise NothingWrong("the teacher finds no incorrect step")
+    for position, pattern in enumerate(_STEP_IN_WORDS, 1):
+        if pattern.match(text):
+            return position
     number = _STEP_NUMBER.search(text[:200])
     if number is None:
         raise UnparseableReply("the reply names no incorrect step")

@@ -15,6 +15,16 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
+def check_names(checks: tuple[str, ...]) -> None:
+    """Make sure that all are checks of corrections.
+
+    Raises:
+        UsageError: Naming all checks there are.
+    """
+    if unknown := sorted(set(checks) - set(_check_names())):
+        raise click.UsageError(f"unknown check {unknown[0]}; the checks are {', '.join(_check_names())}")
+
+
 def _check_names() -> list[str]:
     from lema_local.corrections import CheckName
 
@@ -51,8 +61,7 @@ def filter_command(
     from lema_local.records import Correction
     from lema_local.stages.filter import FilterSettings, filter_corrections
 
-    if unknown := sorted(set(checks) - set(_check_names())):
-        raise click.UsageError(f"unknown check {unknown[0]}; the checks are {', '.join(_check_names())}")
+    check_names(checks)
     settings = FilterSettings.model_validate({"rejecting_checks": checks, "drop_duplicates": drop_duplicates})
     filtered = filter_corrections(read_records(corrections, Correction), load_questions(questions), settings)
     write_records(accepted_path, filtered.accepted)

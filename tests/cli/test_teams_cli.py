@@ -175,3 +175,31 @@ def test_rationales_are_shared_too_and_the_reference_teacher_is_left_out(tmp_pat
         assert one.requests
         assert other.requests
     assert (done["total"], done["accepted"]) == (20, 20)
+
+
+def test_reading_again_tells_what_the_filter_keeps(tmp_path: Path) -> None:
+    write_inputs(tmp_path, 6)
+    with FakeTeacher(lambda body: solve(body).replace("Step 1: ", "Step 1: As 1 + 1 = 3, ")) as server:
+        summary(run(*command(tmp_path, "--teacher", "openai/x", "--teacher-url", server.url)))
+    again = [
+        "reparse",
+        str(tmp_path / "out.jsonl"),
+        "--questions",
+        str(tmp_path / "questions.jsonl"),
+        "--json",
+    ]
+    assert summary(run(*again))["kept_by_the_filter"] == {"before": 6, "after": 6, "gained": 0, "lost": 0}
+    strict = summary(run(*again, "--reject-on", "arithmetic_holds"))
+    assert strict["kept_by_the_filter"] == {"before": 0, "after": 0, "gained": 0, "lost": 0}
+    text = (tmp_path / "out.jsonl").read_text().replace('"rejected"', '"accepted"')
+    first, *rest = [json.loads(line) for line in text.splitlines()]
+    broken = first | {
+        "corrected_solution": "Step 1: The answer is 0.",
+        "verdict": "rejected",
+        "reason": "old parser",
+    }
+    (tmp_path / "out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [broken, *rest]))
+    told = summary(run(*again))
+    assert told["verdicts_changed"] == {"rejected to accepted": 1}
+    assert told["kept_by_the_filter"] == {"before": 5, "after": 6, "gained": 1, "lost": 0}
+    assert run(*again, "--reject-on", "beauty").exit_code == 2

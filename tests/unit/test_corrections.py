@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (letters of other alphabets are meant)
 """Reading teachers' replies as corrections, and judging them."""
 
 from __future__ import annotations
@@ -82,6 +83,48 @@ REPLIES = {
     "first steps told again": (
         f"Incorrect Step: Step 2\nExplanation: {WHY}\nCorrect Solution:\nStep 1: {ORIGINAL[0]}\n{SOLUTION}"
     ),
+    "French": f"Étape incorrecte : Étape 2\nExplication : {WHY}\nSolution correcte :\n"
+    f"Étape 2 : {STEPS[0]}\nÉtape 3 : {STEPS[1]}\nÉtape 4 : {STEPS[2]}",
+    "Spanish": f"Paso incorrecto: Paso 2\nExplicación: {WHY}\nSolución correcta:\n"
+    f"Paso 2: {STEPS[0]}\nPaso 3: {STEPS[1]}\nPaso 4: {STEPS[2]}",
+    "Portuguese": f"Passo incorreto: Passo 2\nExplicação: {WHY}\nSolução correta:\n"
+    f"Passo 2: {STEPS[0]}\nPasso 3: {STEPS[1]}\nPasso 4: {STEPS[2]}",
+    "Italian": f"Passaggio errato: Passaggio 2\nSpiegazione: {WHY}\nSoluzione corretta:\n"
+    f"Passaggio 2: {STEPS[0]}\nPassaggio 3: {STEPS[1]}\nPassaggio 4: {STEPS[2]}",
+    "Russian": f"Неверный шаг: Шаг 2\nОбъяснение: {WHY}\nПравильное решение:\n"
+    f"Шаг 2: {STEPS[0]}\nШаг 3: {STEPS[1]}\nШаг 4: {STEPS[2]}",
+    "Chinese": f"错误步骤：步骤2\n解释：{WHY}\n正确解法：\n"
+    f"步骤2：{STEPS[0]}\n步骤3：{STEPS[1]}\n步骤4：{STEPS[2]}",
+    "Japanese": f"誤ったステップ: ステップ2\n説明: {WHY}\n正しい解答:\n"
+    f"ステップ2: {STEPS[0]}\nステップ3: {STEPS[1]}\nステップ4: {STEPS[2]}",
+    "headings with more words": f"**First incorrect step:** Step 2\n**Explanation of the error:** {WHY}\n"
+    f"**Correct solution (starting from Step 2):**\n{SOLUTION}",
+    "a sentence": f"The incorrect step is Step 2.\n\nExplanation: {WHY}\n\nCorrect Solution:\n{SOLUTION}",
+    "the step in words": f"Incorrect Step: The second step\nExplanation: {WHY}\nCorrect Solution:\n{SOLUTION}",
+    "labels in brackets": f"Incorrect Step: [Step 2]\nExplanation: {WHY}\nCorrect Solution:\n"
+    f"[Step 2] {STEPS[0]}\n[Step 3] {STEPS[1]}\n[Step 4] {STEPS[2]}",
+    "all in one line": f"Incorrect Step: Step 2. Explanation: {WHY} Correct Solution: {{ ... "
+    + SOLUTION.replace("\n", " ")
+    + " }",
+    "goes on to a question of its own": f"Step 2.\nExplanation: {WHY}\nCorrect Solution: {{\n...\n{SOLUTION}\n}}\n\n"
+    "Question: Why?\nOriginal Solution: {\nStep 1: x\n}\nIncorrect Step: Step 1.\nExplanation: no.\n"
+    "Correct Solution: {\nStep 1: y\n}",
+    "Windows lines": f"Incorrect Step: 2\r\nExplanation: {WHY}\r\nCorrect Solution:\r\n"
+    + SOLUTION.replace("\n", "\r\n"),
+    "JSON with a trailing comma": json.dumps(
+        {"incorrect_step": 2, "explanation": WHY, "corrected_solution": SOLUTION.split("\n")}
+    ).replace("]}", ",],}"),
+    "JSON in JSON": json.dumps(
+        {"correction": {"incorrect_step": 2, "explanation": WHY, "corrected_solution": SOLUTION.split("\n")}}
+    ),
+    "JSON of objects": "Here: "
+    + json.dumps(
+        {
+            "incorrect_step": 2,
+            "explanation": WHY,
+            "corrected_solution": [{"step": n, "text": step} for n, step in enumerate(STEPS, 2)],
+        }
+    ),
     "JSON": json.dumps({"incorrect_step": 2, "explanation": WHY, "corrected_solution": SOLUTION}),
     "JSON in a fence": "```json\n"
     + json.dumps({"Incorrect Step": "Step 2", "Explanation": WHY, "Correct Solution": SOLUTION.split("\n")})
@@ -139,6 +182,14 @@ def test_latex_braces_stay_in_the_solution() -> None:
     text = "Incorrect Step: 1\nExplanation: Signs.\nCorrect Solution: {\n"
     text += "Step 1: $\\frac{1}{2}$\nStep 2: The answer is \\frac{1}{2}.\n}\nDone."
     assert parse_reply(text, ["a"]).corrected_steps == ["$\\frac{1}{2}$", "The answer is \\frac{1}{2}."]
+
+
+def test_latex_in_json_stays_latex() -> None:
+    text = r'{"incorrect_step": 1, "explanation": "Half.\nSee \times.", "corrected_solution": ["\frac{1}{2} \\times 3",'
+    text += r' "The answer is \boxed{\text{a}}."]}'
+    parsed = parse_reply(text, ["a"])
+    assert parsed.explanation == r"Half. See \times."
+    assert parsed.corrected_steps == [r"\frac{1}{2} \times 3", r"The answer is \boxed{\text{a}}."]
 
 
 @pytest.mark.parametrize(
