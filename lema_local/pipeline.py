@@ -45,7 +45,16 @@ from lema_local.sampling import (
     sample_into_file,
 )
 from lema_local.stage_runner import STAGES, Outcome, StageRunner, Work, save_chosen
-from lema_local.stages.build import build_arms, build_held_out, count_examples
+from lema_local.stages.build import (
+    MATCHED,
+    UNMATCHED,
+    build_arms,
+    build_held_out,
+    count_examples,
+    match_arms,
+    remove_contaminated,
+    write_arms,
+)
 from lema_local.stages.correct import path_key, select_mistakes
 from lema_local.stages.evaluate import score_predictions
 from lema_local.stages.export import answer_greedily, check_exported, describe_divergence, write_merged
@@ -53,6 +62,7 @@ from lema_local.stages.filter import filter_corrections
 from lema_local.stages.questions import check_disjoint, check_gold_answers
 from lema_local.stages.sample import SampleSettings, greedy_settings
 from lema_local.stages.train import train_arm
+from lema_local.students import lend_counter
 from lema_local.students.base import PromptStyle, Student
 from lema_local.teachers.secrets import mask_secrets
 from lema_local.teamwork import (
@@ -77,6 +87,7 @@ from lema_local.wiring import (
     open_run_team,
     open_trainer,
     quantize_gguf,
+    student_file,
     student_identity,
     student_path,
     teacher_identity,
@@ -156,7 +167,10 @@ class Pipeline:
             train, validation = split_validation(train, blocks.validation_count)
         test = [question for source in blocks.test for question in load_source(source)]
         self.questions = {"train": train, "validation": validation, "test": test}
-        check_disjoint(self.questions, allows_test=self.recipe.build.allow_test)
+        kept = check_disjoint(self.questions, allows_test=self.recipe.build.allow_test)
+        if len(kept) < len(train):
+            self.tell(f"{len(train) - len(kept)} training question(s) left out: validation holds their text")
+        self.questions["train"] = kept
         made_from = {
             split: {"count": len(some), "sha256": hash_records(some)}
             for split, some in self.questions.items()
@@ -312,50 +326,71 @@ class Pipeline:
             "rationales": self.runner.marks.get("augment"),
             "prompt": load_cot_prompt(settings.cot_prompt).fingerprint,
             "build": settings_in_result(self.recipe, "build"),
+            "test questions": self.runner.marks["test questions"],
+            **({"tokenizer": self.student_identity} if settings.match == "tokens" else {}),
+            **({"arms": self.recipe.train.arms} if UNMATCHED in self.recipe.train.arms else {}),
         }
 
         def work(folder: StageFolder, _: Manifest) -> Outcome:
             accepted = self.runner.read("filter", "accepted.jsonl", Correction)
             has_rationales = self.recipe.augment is not None
             rationales = self.runner.read("augment", "rationales.jsonl", Rationale) if has_rationales else []
-            arms = build_arms(self.questions["train"], accepted, rationales, settings)
-            for arm, examples in arms.items():
-                write_records(folder.path / f"{arm}.jsonl", examples)
-            return Outcome(counts=count_examples(arms))
+            names = dict.fromkeys((*MATCHED, *self.recipe.train.arms))
+            built = build_arms(self.questions["train"], accepted, rationales, settings, tuple(names))
+            arms, certificates = remove_contaminated(
+                built, self.questions["train"], self.questions["test"], settings
+            )
+            with self._measure() as measure:
+                arms = match_arms(arms, settings, measure or len)
+                counts = count_examples(arms, measure)
+            write_arms(folder.path, arms, certificates)
+            for certificate in certificates.values():
+                self.tell(certificate.sentence)
+            return Outcome(counts=counts)
 
         self.runner.do("build", made_from, work)
+
+    @contextmanager
+    def _measure(self) -> Iterator[Callable[[str], int] | None]:
+        """Lend what counts trained tokens, where they are to be matched."""
+        if self.recipe.build.match != "tokens":
+            yield None
+            return
+        with lend_counter(student_file(self.recipe.student)) as measure:
+            yield measure
 
     # --- 6 train, 7 export ----------------------------------------------------------------------------------
 
     def do_train(self) -> None:
         """Fit one adapter per arm, all with as many optimizer steps."""
-        settings = self._train_settings()
 
-        def made_from(arm: str) -> MadeFrom:
+        def made_from(training: str) -> MadeFrom:
+            settings = self._train_settings(training)
             own = settings.model_dump(mode="json", exclude=set(NOT_IN_RESULT["train"]) - {"arms"})
             return {
                 "examples": self.runner.marks["build"],
                 "base": self.base_identity,
-                "arm": arm,
+                "arm": self.trainings[training][0],
                 "train": own,
                 "held_out": self.runner.marks["validation questions"]
                 if settings.validate_every_steps
                 else None,
             }
 
-        def fit(arm: str) -> Work:
+        def fit(training: str) -> Work:
             def work(folder: StageFolder, _: Manifest) -> Outcome:
-                return Outcome(counts=to_plain(self.fit_arm(arm, folder.path)))
+                return Outcome(counts=to_plain(self.fit_arm(training, folder.path)))
 
             return work
 
         self._do_arms("train", made_from, fit)
 
-    def fit_arm(self, arm: str, out_dir: Path) -> TrainResult:
+    def fit_arm(self, training: str, out_dir: Path) -> TrainResult:
         """Fit one arm's adapter from what stands in the run folder; returns at once where that has been done."""
+        arm, _ = self.trainings[training]
         examples = self.runner.read("build", f"{arm}.jsonl", TrainingExample)
-        settings = self._train_settings()
-        with self.show(f"train {arm}") as update, self._student() as student:
+        settings = self._train_settings(training)
+        with self.show(f"train {training}") as update, self._student() as student:
             return train_arm(
                 examples,
                 self.trainer,
@@ -454,7 +489,12 @@ class Pipeline:
             prompts = {name: entry.prompt.name for name, entry in entries.items()}
             sampled = {name: self._read_predictions(f"{name}/{SAMPLED}") for name in entries if drawn}
             scores = score_predictions(
-                self.questions["test"], predictions, prompts, settings, sampled=sampled
+                self.questions["test"],
+                predictions,
+                prompts,
+                settings,
+                sampled=sampled,
+                by_seed=self._rows_by_seed(),
             )
             write_text(folder.path / "scores.json", scores.model_dump_json(indent=2) + "\n")
             counts = {f"{one.arm} {one.dataset}": one.share.correct for one in scores.arms}
@@ -479,28 +519,9 @@ class Pipeline:
 
     def describe_matching(self) -> str:
         """Say what is equal between the arms, and what is not."""
-        folder = self.runner.folder.stage(STAGES["train"])
-        manifest = folder.manifest()
-        counts = manifest.counts if manifest else {}
+        from lema_local.stages.report import describe_arms
 
-        def tell(name: str, words: str) -> tuple[bool, str]:
-            values = {arm: one[name] for arm, one in counts.items()}
-            is_equal = len(set(values.values())) == 1
-            each = (
-                f"{next(iter(values.values())):,} each"
-                if is_equal
-                else ", ".join(f"{a} {v:,}" for a, v in values.items())
-            )
-            return is_equal, f"{words}: {each}"
-
-        told = [
-            tell("examples", "examples"),
-            tell("optimizer_steps", "optimizer steps"),
-            tell("trained_tokens", "tokens with loss in one pass"),
-        ]
-        equal = "; ".join(text for is_equal, text in told if is_equal) or "nothing"
-        unequal = "; ".join(text for is_equal, text in told if not is_equal) or "nothing"
-        return f"Equal between the arms: {equal}. Not equal: {unequal}."
+        return " ".join(describe_arms(self.folder))
 
     def read_scores(self) -> Scores | None:
         """Return what the evaluation found; None where it has not finished."""
@@ -513,7 +534,7 @@ class Pipeline:
 
     def _do_arms(self, name: str, made_from: Callable[[str], MadeFrom], work: Callable[[str], Work]) -> None:
         """Do a stage once per arm, then say in the stage's own manifest what came of each."""
-        arms = self.recipe.train.arms
+        arms = list(self.trainings)
         done = {arm: self.runner.do(name, made_from(arm), work(arm), part=arm) for arm in arms}
         marks = {arm: self.runner.marks[f"{name} {arm}"] for arm in arms}
         whole = Outcome(
@@ -579,7 +600,7 @@ class Pipeline:
         entries = {"base": Entry(None, few_shot, self.recipe.student.prompt_style)}
         if self.recipe.evaluate.base_zero_shot and few_shot.fingerprint != zero_shot.fingerprint:
             entries["base_zero_shot"] = Entry(None, zero_shot, style)
-        return entries | {arm: Entry(arm, zero_shot, style) for arm in self.recipe.train.arms}
+        return entries | {name: Entry(name, zero_shot, style) for name in self.trainings}
 
     def _evaluate_entry(
         self, name: str, entry: Entry, settings: SampleSettings, folder: StageFolder, started: Manifest
@@ -619,16 +640,44 @@ class Pipeline:
             for one in self.runner.read("evaluate", f"{name}/{dataset}.jsonl", Prediction)
         ]
 
-    def _train_settings(self) -> TrainSettings:
+    @cached_property
+    def trainings(self) -> dict[str, tuple[str, int]]:
+        """Each training's name and (arm, seed): the arms with `train.seed`, then each further seed's."""
+        block = self.recipe.train
+        further = [seed for seed in dict.fromkeys(block.seeds) if seed != block.seed]
+        return {arm: (str(arm), block.seed) for arm in block.arms} | {
+            f"{arm}-seed-{seed}": (str(arm), seed) for seed in further for arm in block.arms
+        }
+
+    def _rows_by_seed(self) -> dict[str, dict[int, str]]:
+        rows: dict[str, dict[int, str]] = {}
+        for name, (arm, seed) in self.trainings.items():
+            rows.setdefault(arm, {})[seed] = name
+        return rows
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Examples by arm, of every training file."""
+        arms = dict.fromkeys((*MATCHED, *self.recipe.train.arms))
+        return {arm: len(self.runner.read("build", f"{arm}.jsonl", TrainingExample)) for arm in arms}
+
+    def _train_settings(self, training: str) -> TrainSettings:
         """The recipe's, with the number of optimizer steps fixed: equal for all arms, whatever their size."""
-        settings = TrainSettings.model_validate(self.recipe.train.model_dump(exclude={"arms"}))
-        if settings.max_steps is not None:
-            return settings
-        sizes = [
-            len(self.runner.read("build", f"{arm}.jsonl", TrainingExample)) for arm in self.recipe.train.arms
-        ]
-        steps = max(1, math.ceil(settings.epochs * max(sizes) / settings.batch_size))
-        return settings.model_copy(update={"max_steps": steps})
+        exclude = {"arms", "seeds"}
+        settings = TrainSettings.model_validate(self.recipe.train.model_dump(exclude=exclude))
+        arm, seed = self.trainings[training]
+        sizes = self._sizes
+        by_length = self.recipe.build.match in ("tokens", "characters")
+        # Where arms are equally long a pass is as many steps in each: shorter examples are more of them a step.
+        reference = (
+            min(sizes[one] for one in MATCHED)
+            if by_length
+            else max(sizes[one] for one in self.recipe.train.arms)
+        )
+        steps = settings.max_steps or max(1, math.ceil(settings.epochs * reference / settings.batch_size))
+        scale = sizes[arm] / reference if by_length and arm in MATCHED else 1.0
+        batch = max(1, round(settings.batch_size * scale))
+        return settings.model_copy(update={"max_steps": steps, "batch_size": batch, "seed": seed})
 
     def _fidelity_prompts(self, count: int) -> list[str]:
         """The first test questions, as the arms are asked them."""

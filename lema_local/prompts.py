@@ -198,14 +198,36 @@ AnyPrompt = CotPrompt | CorrectionPrompt
 _ADAPTER: TypeAdapter[AnyPrompt] = TypeAdapter(Annotated[AnyPrompt, Field(discriminator="kind")])
 
 
-def format_correction(incorrect_step: int, explanation: str, corrected_steps: Sequence[str]) -> str:
-    """Return a correction as it stands after the cue `Incorrect Step:` (paper, appendix B.2 and figure 6).
+CORRECTION_CUES = {
+    "step": "Incorrect Step:",
+    "explanation": "Explanation:",
+    "solution": "Correct Solution:",
+}
+"""What stands before each part of a correction, in order."""
+
+
+def format_correction_parts(
+    incorrect_step: int, explanation: str, corrected_steps: Sequence[str]
+) -> dict[str, str]:
+    """Return the parts of a correction as they stand behind their cues (paper, appendix B.2 and figure 6).
 
     The line `...` stands for the unchanged steps before the incorrect one, and only where there are any.
     """
     ellipsis = "...\n" if incorrect_step > 1 else ""
     solution = ellipsis + number_steps(corrected_steps, incorrect_step)
-    return f"Step {incorrect_step}.\nExplanation: {explanation}\nCorrect Solution: {{\n{solution}\n}}"
+    return {
+        "step": f"Step {incorrect_step}.",
+        "explanation": explanation,
+        "solution": f"{{\n{solution}\n}}",
+    }
+
+
+def format_correction(incorrect_step: int, explanation: str, corrected_steps: Sequence[str]) -> str:
+    """Return a whole correction as it stands after the cue `Incorrect Step:`."""
+    parts = format_correction_parts(incorrect_step, explanation, corrected_steps)
+    return "\n".join(
+        [parts["step"], *(f"{CORRECTION_CUES[name]} {parts[name]}" for name in ("explanation", "solution"))]
+    )
 
 
 def format_choices(choices: Sequence[str] | None) -> str:

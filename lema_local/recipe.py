@@ -156,8 +156,11 @@ class AugmentBlock(AugmentSettings):
 class TrainBlock(TrainSettings):
     """Stage 6."""
 
-    arms: tuple[Literal["cot", "lema"], ...] = ("cot", "lema")
-    """Which arms are trained and evaluated."""
+    arms: tuple[Literal["cot", "lema", "cot_unmatched"], ...] = ("cot", "lema")
+    """Which arms are trained and evaluated; `cot_unmatched` is the paper's main table: plain rationales alone, fewer
+    examples than `lema`."""
+    seeds: tuple[int, ...] = ()
+    """Train each arm once more with each of these seeds: the scores get a mean and a spread."""
 
 
 class ExportBlock(Block):
@@ -208,7 +211,7 @@ NOT_IN_RESULT: dict[str, frozenset[str]] = {
     "sample": frozenset(),
     "correct": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
     "augment": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
-    "train": frozenset({"arms", "save_every_steps", "report_to", *LAYOUT_SETTINGS}),
+    "train": frozenset({"arms", "seeds", "save_every_steps", "report_to", *LAYOUT_SETTINGS}),
 }
 """Settings that change how a result is reached, not the result: they are in no fingerprint."""
 

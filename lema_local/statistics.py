@@ -244,7 +244,7 @@ def describe_seeds(first: str | None, second: str, summary: SeedSummary) -> str:
     if first is None:
         return told
     better = (second, first) if summary.mean > 0 else (first, second)
-    if low <= 0 <= high:
+    if low <= 0 <= high or summary.n < 3 or not summary.deviation:
         return f"{told} So few trainings do not tell which of the two is better."
     return (
         f"{told} Trained anew on these data, {better[0]} is better than {better[1]} on these questions; this speaks "

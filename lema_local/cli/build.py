@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
 from lema_local.cli.progress import notice
+
+if TYPE_CHECKING:
+    from lema_local.contamination import Certificate
+    from lema_local.records import TrainingExample
+    from lema_local.stages.build import Arm, BuildSettings
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -93,10 +98,32 @@ def _print_filtered(accepted: int, reasons: Counter[str], is_json: bool) -> None
 )
 @click.option(
     "--match",
-    type=click.Choice(["examples", "tokens", "none"]),
+    type=click.Choice(["examples", "tokens", "characters", "none"]),
     default="examples",
     show_default=True,
-    help="What is equal between the arms.",
+    help="What is equal between the arms; tokens are those of --student.",
+)
+@click.option("--student", metavar="GGUF", help="Whose tokenizer counts, with --match tokens.")
+@click.option(
+    "--leave-out",
+    multiple=True,
+    type=click.Choice(["step", "explanation", "solution"]),
+    help="Corrections without this part: the paper's ablations (repeatable).",
+)
+@click.option("--unmatched", is_flag=True, help="A third file, cot_unmatched: the paper's main table.")
+@click.option(
+    "--test",
+    "tests",
+    multiple=True,
+    metavar="QUESTIONS",
+    help="A test set that must not be trained on (repeatable).",
+)
+@click.option(
+    "--contaminated",
+    type=click.Choice(["remove", "list"]),
+    default="remove",
+    show_default=True,
+    help="What to do with training questions that share their text with one of --test.",
 )
 @click.option(
     "--layout",
@@ -112,30 +139,89 @@ def build(
     accepted_path: Path,
     rationales_path: Path | None,
     out_dir: Path,
-    match: Literal["examples", "tokens", "none"],
+    match: Literal["examples", "tokens", "characters", "none"],
+    student: str | None,
+    leave_out: tuple[Literal["step", "explanation", "solution"], ...],
+    unmatched: bool,
+    tests: tuple[str, ...],
+    contaminated: Literal["remove", "list"],
     layout: Literal["numbered", "prose"],
     allow_test: bool,
     is_json: bool,
 ) -> None:
-    """Build the training files of the arms `cot` and `lema`."""
-    from lema_local.datasets import load_questions
-    from lema_local.jsonl import read_records, write_records
-    from lema_local.records import Correction, Rationale
-    from lema_local.stages.build import BuildSettings, build_arms, count_examples
+    """Build the training files of the arms `cot` and `lema`.
 
-    settings = BuildSettings(match=match, layout=layout, allow_test=allow_test)
+    With --test each file is checked for test questions: the same text, the same but for its numbers, 13 words in a
+    row. OUT/ARM.contamination.json says what was found and what was done.
+
+    \b
+    Example:
+      lema build --questions gsm8k:train.jsonl --accepted accepted.jsonl --test gsm8k:test.jsonl --out files
+    """
+    from lema_local.datasets import load_questions
+    from lema_local.jsonl import read_records
+    from lema_local.records import Correction, Rationale
+    from lema_local.stages.build import MATCHED, UNMATCHED, build_arms, remove_contaminated, write_arms
+
+    settings = _build_settings(
+        match=match, layout=layout, allow_test=allow_test, leave_out=list(leave_out),
+        **({"remove_contaminated": []} if contaminated == "list" else {}),
+    )  # fmt: skip
     rationales = read_records(rationales_path, Rationale) if rationales_path else []
-    arms = build_arms(
-        load_questions(questions), read_records(accepted_path, Correction), rationales, settings
-    )
-    for arm, examples in arms.items():
-        write_records(out_dir / f"{arm}.jsonl", examples)
-    counts = count_examples(arms)
-    summary = json.dumps({"settings": settings.model_dump(), "arms": counts}, indent=2)
+    asked = load_questions(questions)
+    names = (*MATCHED, UNMATCHED) if unmatched else MATCHED
+    built = build_arms(asked, read_records(accepted_path, Correction), rationales, settings, names)
+    certificates: dict[Arm, Certificate] = {}
+    if tests:
+        test = [one for spec in tests for one in load_questions(spec)]
+        built, certificates = remove_contaminated(built, asked, test, settings)
+    arms, counts = _match(built, settings, student)
+    write_arms(out_dir, arms, certificates)
+    found = {"settings": settings.model_dump(), "arms": counts}
+    summary = json.dumps(found, indent=2)
     (out_dir / "counts.json").write_text(summary + "\n", encoding="utf-8")
     if any(count["never_report"] for count in counts.values()):
         notice("These files hold test questions: no result of a training on them may be reported.")
+    for certificate in certificates.values():
+        notice(certificate.sentence)
     click.echo(summary if is_json else _format_counts(counts))
+
+
+def _build_settings(**given: Any) -> BuildSettings:
+    from pydantic import ValidationError
+
+    from lema_local.errors import InputError
+    from lema_local.jsonl import describe_validation
+    from lema_local.stages.build import BuildSettings
+
+    try:
+        return BuildSettings.model_validate(given)
+    except ValidationError as err:
+        raise InputError(
+            f"these settings cannot be: {describe_validation(err)}", hint="lema build --help"
+        ) from err
+
+
+def _match(
+    arms: dict[Arm, list[TrainingExample]], settings: BuildSettings, student: str | None
+) -> tuple[dict[Arm, list[TrainingExample]], dict[str, dict[str, int]]]:
+    """Return the matched arms and their counts; tokens are counted by the student's tokenizer."""
+    from lema_local.errors import InputError
+    from lema_local.recipe import StudentBlock
+    from lema_local.stages.build import count_examples, match_arms
+    from lema_local.students import lend_counter
+    from lema_local.wiring import student_file
+
+    if student is None:
+        if settings.match == "tokens":
+            raise InputError(
+                "tokens are those of a student", hint="--student GGUF, or --match characters without one"
+            )
+        arms = match_arms(arms, settings)
+        return arms, count_examples(arms)
+    with lend_counter(student_file(StudentBlock(model=student))) as measure:
+        arms = match_arms(arms, settings, measure if settings.match == "tokens" else len)
+        return arms, count_examples(arms, measure)
 
 
 def _format_counts(counts: dict[str, dict[str, int]]) -> str:

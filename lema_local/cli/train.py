@@ -193,9 +193,7 @@ def _train_run(run_dir: Path, flags: list[str], *, is_dry: bool, is_json: bool) 
         return
     pipeline = Pipeline(recipe, folder, show=progress_bar, tell=notice, reuse=None)
     with _only_main_talks(), folder.lock() if this_process().is_main else nullcontext():
-        results = [
-            pipeline.fit_arm(arm, pipeline.runner.path("train", arm)) for arm in pipeline.recipe.train.arms
-        ]
+        results = [pipeline.fit_arm(name, pipeline.runner.path("train", name)) for name in pipeline.trainings]
     for result in results:
         _print_result(result, is_json=is_json)
 

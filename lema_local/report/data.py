@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lema_local.contamination import Certificate
 from lema_local.records import ArmComparison, ArmScore, Correction, Prediction, Question, Scores
 from lema_local.runs import Manifest
 from lema_local.training.base import MAX_MEAN_KL, MIN_SAME_TOP
@@ -72,10 +73,22 @@ class TrainedArm:
     """Of all completions together."""
     trained_tokens: int | None = None
     optimizer_steps: int | None = None
+    batch_size: int | None = None
+    """Examples in an optimizer step."""
     left_out: int | None = None
     """Examples that training left out, such as those that are too long."""
     final_loss: float | None = None
     peak_memory_gib: float | None = None
+
+    @property
+    def tokens_in_training(self) -> int | None:
+        """Tokens that carried loss over the whole training: those of a pass times the passes."""
+        counts = (self.trained_tokens, self.optimizer_steps, self.batch_size)
+        trained = self.examples - (self.left_out or 0)
+        if None in counts or trained <= 0:
+            return None
+        tokens, steps, batch = (count or 0 for count in counts)
+        return round(tokens * steps * batch / trained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +196,8 @@ class ReportData:
     """By name of a check on corrections: how many passed, how many were checked."""
     teachers: Sequence[TeacherLine]
     arms: Sequence[TrainedArm]
+    certificates: Sequence[Certificate]
+    """What the training files share with the test questions."""
     curves: Sequence[LossCurve]
     scores: Scores | None
     answered: dict[str, int]

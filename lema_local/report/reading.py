@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lema_local.contamination import Certificate
 from lema_local.errors import RunStateError
 from lema_local.jsonl import describe_validation
 from lema_local.records import Correction, Prediction, Question, Scores, TrainingExample
@@ -38,7 +39,7 @@ EXAMPLES = 10
 """Unless the recipe says `report.examples`."""
 EXAMPLE_SEED = 0
 CURVE_POINTS = 400
-ARM_ORDER = ("base", "base_zero_shot", "cot", "lema")
+ARM_ORDER = ("base", "base_zero_shot", "cot", "lema", "cot_unmatched")
 """Others follow by name."""
 
 
@@ -84,6 +85,7 @@ def read_run(run: RunFolder) -> ReportData:
         checks={name: (passed, checked) for name, (passed, checked) in corrections.checks.items()},
         teachers=corrections.teachers(),
         arms=arms,
+        certificates=_read_certificates(reader),
         curves=list(_read_curves(reader)),
         scores=scores,
         answered={
@@ -163,6 +165,22 @@ def _rank(name: str, order: Sequence[str]) -> tuple[int, str]:
 # --- training -----------------------------------------------------------------------------------------------
 
 
+def read_arms(run: RunFolder) -> list[TrainedArm]:
+    """Return what a run's arms were trained on, without the rest of its report."""
+    reader = RunReader(run.path)
+    return _read_arms(reader, stage_lines.read_stages(reader), ())[0]
+
+
+def _read_certificates(reader: RunReader) -> list[Certificate]:
+    found = []
+    for path in sorted((reader.run_dir / "5_build").glob("*.contamination.json")):
+        try:
+            found.append(Certificate.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError) as err:
+            reader.tell(f"5_build/{path.name} is damaged: {str(err).splitlines()[0]}")
+    return found
+
+
 def _read_arms(
     reader: RunReader, stages: Sequence[StageLine], test_ids: Collection[str]
 ) -> tuple[list[TrainedArm], list[NamedText]]:
@@ -183,7 +201,9 @@ def _read_arms(
                 f"{from_test:,} training examples of arm {name} come from test questions: its scores are not to be"
                 " reported"
             )
-        arms.append(_describe_arm(name, sources, characters, stage_lines.arm_counts(stages, "6_train", name)))
+        counts = dict(stage_lines.arm_counts(stages, "6_train", name))
+        counts["batch_size"] = stage_lines.train_setting(stages, name, "batch_size")
+        arms.append(_describe_arm(name, sources, characters, counts))
     return arms, list(shown.values())
 
 
@@ -196,6 +216,7 @@ def _describe_arm(name: str, sources: Counter[str], characters: int, counts: Map
         target_characters=characters,
         trained_tokens=_whole(counts.get("trained_tokens")),
         optimizer_steps=_whole(counts.get("optimizer_steps")),
+        batch_size=_whole(counts.get("batch_size")),
         left_out=len(left_out) if isinstance(left_out, list) else _whole(left_out),
         final_loss=_number(counts.get("final_loss")),
         peak_memory_gib=_number(counts.get("peak_memory_gib")),

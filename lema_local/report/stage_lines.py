@@ -63,6 +63,13 @@ def arm_counts(lines: Sequence[StageLine], stage: str, arm: str) -> Mapping[str,
     return found if isinstance(found, Mapping) else {}
 
 
+def train_setting(lines: Sequence[StageLine], arm: str, name: str) -> object:
+    """Return one setting that an arm was trained with; None where it is not known (yet)."""
+    manifest = next((line.manifest for line in lines if line.name == f"6_train/{arm}"), None)
+    settings = manifest.made_from.get("train") if manifest else None
+    return settings.get(name) if isinstance(settings, Mapping) else None
+
+
 def walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield every (path, value) of nested mappings, the mappings too."""
     yield path, value

@@ -10,10 +10,13 @@ from lema_local.report.stage_lines import walk
 from lema_local.report.words import duration, number
 from lema_local.steps import number_steps
 
+UNMATCHED = "cot_unmatched"
 QUANTITIES: Mapping[str, Callable[[TrainedArm], int | None]] = {
     "examples": lambda arm: arm.examples,
     "optimizer steps": lambda arm: arm.optimizer_steps,
-    "trained tokens": lambda arm: arm.trained_tokens,
+    "examples in a step": lambda arm: arm.batch_size,
+    "trained tokens in a pass": lambda arm: arm.trained_tokens,
+    "trained tokens over the whole training": lambda arm: arm.tokens_in_training,
     "characters to be learnt": lambda arm: arm.target_characters,
 }
 """What two arms may have in common; by default the examples are matched and the tokens are not."""
@@ -21,15 +24,21 @@ QUANTITIES: Mapping[str, Callable[[TrainedArm], int | None]] = {
 
 def describe_matching(arms: Iterable[TrainedArm]) -> list[str]:
     """Say of each quantity whether the arms had the same of it, and how they differ where they had not."""
-    known = list(arms)
+    every = list(arms)
+    known = [arm for arm in every if arm.name != UNMATCHED]
     if len(known) < 2:
         return []
-    found = []
+    found: list[str | None] = []
     for name, take in QUANTITIES.items():
         values = {arm.name: take(arm) for arm in known}
         if name == "characters to be learnt" and all(arm.trained_tokens is not None for arm in known):
             continue  # tokens say the same, better
         found.append(_describe_quantity(name, values))
+    if len(known) < len(every):
+        found.append(
+            f"{UNMATCHED} is not matched: it is the setting of the paper's main table, plain rationales without the "
+            "corrected solutions; its difference to lema is also one of more examples."
+        )
     return [sentence for sentence in found if sentence]
 
 

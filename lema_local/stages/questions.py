@@ -33,21 +33,26 @@ def check_gold_answers(questions: Iterable[Question]) -> None:
         )
 
 
-def check_disjoint(questions: Mapping[str, Sequence[Question]], *, allows_test: bool) -> None:
-    """Make sure that no test or validation question is trained on.
+def check_disjoint(questions: Mapping[str, Sequence[Question]], *, allows_test: bool) -> list[Question]:
+    """Make sure that no test or validation set is trained on; return the questions to train on.
+
+    A validation question whose text stands among those to train on takes its twin out of them; single twins of test
+    questions are found, with those that are only alike, when the training files are built.
 
     Raises:
-        InputError: If a text stands in two splits, or a question of a test split is among those to train on.
+        InputError: If ids stand in two splits, a tenth of a test or validation set is among the questions to train
+            on, or a question to train on is of a test split.
     """
-    trained = {" ".join(one.question.split()).casefold(): one.id for one in questions["train"]}
+    by_text = {_fold(one): one.id for one in questions["train"]}
+    ids = set(by_text.values())
     for split in ("test", "validation"):
-        both = [one for one in questions[split] if " ".join(one.question.split()).casefold() in trained]
-        if both:
-            other = trained[" ".join(both[0].question.split()).casefold()]
+        some = questions[split]
+        both = [one for one in some if one.id in ids or _fold(one) in by_text]
+        if any(one.id in ids for one in both) or len(both) > max(1, len(some)) / 10:
             raise InputError(
-                f"{len(both)} {split} question(s) are among the training questions, the first is {both[0].id}"
-                f" (= {other})",
-                hint="give disjoint sources",
+                f"{len(both)} of {len(some)} {split} question(s) are among the training questions, the first is"
+                f" {both[0].id} (= {by_text.get(_fold(both[0]), both[0].id)})",
+                hint="give disjoint sources: what is trained on can test nothing",
             )
     held_out = [one.id for one in questions["train"] if is_held_out(one)]
     if held_out and not allows_test:
@@ -55,3 +60,9 @@ def check_disjoint(questions: Mapping[str, Sequence[Question]], *, allows_test: 
             f"{len(held_out)} question(s) to train on are of a test split, the first is {held_out[0]}",
             hint="train on another split; build.allow_test makes a trial that may never be reported on",
         )
+    validation = {_fold(one) for one in questions["validation"]}
+    return [one for one in questions["train"] if _fold(one) not in validation]
+
+
+def _fold(question: Question) -> str:
+    return " ".join(question.question.split()).casefold()

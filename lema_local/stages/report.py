@@ -8,7 +8,14 @@ there and says what is not.
 """
 
 from lema_local.report.model_card import write_model_card
-from lema_local.report.reading import read_run
+from lema_local.report.reading import read_arms, read_run
 from lema_local.report.rendering import write_report
+from lema_local.report.summary import describe_matching
+from lema_local.runs import RunFolder
 
-__all__ = ["read_run", "write_model_card", "write_report"]
+__all__ = ["describe_arms", "read_run", "write_model_card", "write_report"]
+
+
+def describe_arms(run: RunFolder) -> list[str]:
+    """Say what a run's arms have in common, and what not, as its report does."""
+    return describe_matching(read_arms(run))

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,6 +55,24 @@ def open_student(
         chosen=chosen,
         on_chosen=on_chosen,
     )
+
+
+@contextmanager
+def lend_counter(spec: str) -> Iterator[Callable[[str], int]]:
+    """Lend what counts the trained tokens of a completion by a GGUF's own tokenizer, the stop token among them.
+
+    Only the vocabulary is loaded.
+
+    Raises:
+        BackendUnavailable: If there is no such file.
+    """
+    from lema_local.students.model import Model
+
+    model = Model(resolve_model_file(spec), is_vocabulary_only=True)
+    try:
+        yield lambda text: len(model.tokenize(text, add_special=False, parse_special=False)) + 1
+    finally:
+        model.close()
 
 
 def resolve_model_file(spec: str) -> Path:

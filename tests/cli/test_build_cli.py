@@ -166,3 +166,48 @@ def test_a_missing_file_is_told_without_a_traceback(folder: Path, command: str) 
     assert result.exit_code == 2
     assert "cannot read" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_build_matches_tokens_by_the_students_own_tokenizer(folder: Path) -> None:
+    _filter(folder)
+    result = _build(folder, "--match", "tokens", "--student", "quickstart", "--unmatched", "--json")
+    assert result.exit_code == 0, result.output
+    counts = json.loads(result.stdout)["arms"]
+    assert set(counts) == {"cot", "lema", "cot_unmatched"}
+    assert counts["cot_unmatched"]["examples"] == 3
+    assert counts["cot"]["repeated"] > 0
+    longest = max(len(one.completion) for one in read_records(folder / "OUT" / "cot.jsonl", TrainingExample))
+    assert abs(counts["cot"]["completion_tokens"] - counts["lema"]["completion_tokens"]) < longest
+
+
+def test_build_asks_whose_tokens(folder: Path) -> None:
+    _filter(folder)
+    result = _build(folder, "--match", "tokens")
+    assert result.exit_code == 2
+    assert "--match characters" in result.stderr
+
+
+def test_build_certifies_and_removes_what_stands_in_a_test_set(folder: Path) -> None:
+    _filter(folder)
+    test = QUESTIONS[1].model_copy(update={"id": "t", "split": "test"})
+    write_records(folder / "test.jsonl", [test])
+    result = _build(folder, "--test", "test.jsonl", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["arms"]["lema"]["questions"] == 2
+    certificate = json.loads((folder / "OUT/lema.contamination.json").read_text())
+    assert (certificate["found"]["exact"], certificate["left"]["exact"]) == (1, 0)
+    listed = _build(folder, "--test", "test.jsonl", "--contaminated", "list", "--json")
+    assert json.loads(listed.stdout)["arms"]["lema"]["questions"] == 3
+    certificate = json.loads((folder / "OUT/lema.contamination.json").read_text())
+    assert certificate["left"]["exact"] == 1
+
+
+def test_build_leaves_parts_of_corrections_out(folder: Path) -> None:
+    _filter(folder)
+    assert _build(folder, "--leave-out", "explanation").exit_code == 0
+    last = read_records(folder / "OUT" / "lema.jsonl", TrainingExample)[-1]
+    assert "Explanation" not in last.completion
+    everything = [word for part in ("step", "explanation", "solution") for word in ("--leave-out", part)]
+    result = _build(folder, *everything)
+    assert result.exit_code == 2
+    assert "leave at least one" in result.stderr

@@ -17,7 +17,7 @@ LAYERS = (
     {"runs", "run_progress", "resuming", "keys", "sample_budget"},
     {"stage_runner"},
     {"run_status"},
-    {"answers", "statistics"},
+    {"answers", "statistics", "contamination"},
     {"corrections", "prompts", "datasets"},
     {"students", "teachers", "training"},
     {"stages"},

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from lema_local.contamination import Certificate
 from lema_local.errors import InputError
 from lema_local.records import Correction, Question, Rationale
-from lema_local.stages.build import BuildSettings, build_arms, count_examples
+from lema_local.runs import hash_file
+from lema_local.stages.build import (
+    BuildSettings,
+    build_arms,
+    count_examples,
+    match_arms,
+    remove_contaminated,
+    write_arms,
+)
 
 QUESTION = Question(
     id="q",
@@ -127,18 +138,139 @@ def test_unmatched_arms_are_the_papers_main_table() -> None:
     assert (counts["cot"]["examples"], counts["lema"]["examples"]) == (2, 3)
 
 
-def test_arms_matched_in_tokens_are_about_as_long() -> None:
-    questions = [QUESTION.model_copy(update={"id": f"q{n}"}) for n in range(40)]
-    corrections = [CORRECTION.model_copy(update={"question_id": f"q{n}"}) for n in range(40)]
-    arms = build_arms(questions, corrections, [], BuildSettings(match="tokens"))
-    counts = count_examples(arms)
-    lengths = [counts[arm]["completion_characters"] for arm in ("cot", "lema")]
-    assert abs(lengths[0] - lengths[1]) < 100
+def _many(count: int) -> tuple[list[Question], list[Correction]]:
+    questions = [QUESTION.model_copy(update={"id": f"q{n}"}) for n in range(count)]
+    return questions, [CORRECTION.model_copy(update={"question_id": f"q{n}"}) for n in range(count)]
+
+
+@pytest.mark.parametrize("match", ["tokens", "characters"])
+def test_arms_matched_in_length_are_about_as_long(match: str) -> None:
+    questions, corrections = _many(40)
+    settings = BuildSettings.model_validate({"match": match})
+    measure = (lambda text: len(text.split()) + 1) if match == "tokens" else len
+    built = build_arms(questions, corrections, [], settings)
+    arms = match_arms(built, settings, measure)
+    cot, lema = (sum(measure(one.completion) for one in arms[arm]) for arm in ("cot", "lema"))
+    assert abs(cot - lema) <= max(measure(one.completion) for one in arms["cot"]) / 2
+    counts = count_examples(arms, measure)
+    assert counts["cot"]["completion_tokens"] == cot
     assert counts["cot"]["repeated"] == counts["cot"]["examples"] - 80 > 0
     assert counts["lema"]["repeated"] == 0
     ids = [example.id for example in arms["cot"]]
     assert len(ids) == len(set(ids))
-    assert arms == build_arms(questions, corrections, [], BuildSettings(match="tokens"))
+    assert arms == match_arms(built, settings, measure)
+
+
+def test_arms_matched_in_examples_are_left_as_they_are() -> None:
+    built = build_arms(*_many(3), [], BuildSettings())
+    assert match_arms(built, BuildSettings()) == built
+
+
+def test_the_third_arm_is_the_papers_main_table() -> None:
+    arms = build_arms(
+        [QUESTION], [CORRECTION], [RATIONALE], BuildSettings(), ("cot", "lema", "cot_unmatched")
+    )
+    assert [example.id for example in arms["cot_unmatched"]] == ["q/gold", "q/rationale/t/1"]
+    assert arms["cot_unmatched"] == arms["lema"][:2]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "asked", "cue", "completion"),
+    [
+        (
+            ["step"],
+            "Explain why the solution is incorrect and correct the solution starting from the incorrect step.",
+            "Explanation:",
+            " They double.\nCorrect Solution: {\n...\nStep 2: It is 7*2=14.\nStep 3: The answer is 14.\n}",
+        ),
+        (
+            ["explanation"],
+            "Identify the incorrect step and correct the solution starting from that step.",
+            "Incorrect Step:",
+            " Step 2.\nCorrect Solution: {\n...\nStep 2: It is 7*2=14.\nStep 3: The answer is 14.\n}",
+        ),
+        (
+            ["solution"],
+            "Identify the incorrect step and explain why it is incorrect.",
+            "Incorrect Step:",
+            " Step 2.\nExplanation: They double.",
+        ),
+        (
+            ["step", "explanation"],
+            "Correct the solution starting from the incorrect step.",
+            "Correct Solution:",
+            " {\n...\nStep 2: It is 7*2=14.\nStep 3: The answer is 14.\n}",
+        ),
+    ],
+)
+def test_an_ablation_leaves_a_part_out_of_prompt_and_completion(
+    left_out: list[str], asked: str, cue: str, completion: str
+) -> None:
+    settings = BuildSettings.model_validate({"leave_out": left_out})
+    example = build_arms([QUESTION], [CORRECTION], [], settings)["lema"][-1]
+    assert f"the original solution is incorrect. {asked}\nQuestion: " in example.prompt
+    assert example.prompt.endswith(f"}}\n{cue}")
+    assert example.completion == completion
+    assert (
+        build_arms([QUESTION], [CORRECTION], [], settings)["cot"]
+        == (build_arms([QUESTION], [CORRECTION], [], BuildSettings())["cot"])
+    )
+
+
+def test_a_correction_without_any_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="leave at least one"):
+        BuildSettings.model_validate({"leave_out": ["step", "explanation", "solution"]})
+
+
+def test_nothing_to_train_on_is_said() -> None:
+    with pytest.raises(InputError, match="nothing to train on"):
+        build_arms([QUESTION.model_copy(update={"gold_rationale": None})], [], [], BuildSettings())
+
+
+def test_a_contaminated_question_leaves_every_arm_with_all_that_was_made_of_it() -> None:
+    other = QUESTION.model_copy(update={"id": "r", "question": "What is three and four, doubled, then?"})
+    test = [other.model_copy(update={"id": "t", "split": "test", "question": QUESTION.question.upper()})]
+    questions = [QUESTION, other]
+    built = build_arms(questions, [CORRECTION], [RATIONALE], BuildSettings())
+    kept, certificates = remove_contaminated(built, questions, test, BuildSettings())
+    assert {arm: [one.id for one in some] for arm, some in kept.items()} == {
+        "cot": ["r/gold"],
+        "lema": ["r/gold"],
+    }
+    found = certificates["lema"]
+    assert found.found == {"exact": 1, "numbers": 0, "ngram": 0}  # the question has twelve words
+    assert found.left == {"exact": 0, "numbers": 0, "ngram": 0}
+    assert (found.removed_examples, found.removed_questions, found.examples) == (3, 1, 1)
+    assert found.test_sets == {"gsm8k/test": 1}
+    assert "none shares its text" in found.sentence
+
+
+def test_hits_are_only_listed_on_request() -> None:
+    test = [QUESTION.model_copy(update={"id": "t", "split": "test"})]
+    settings = BuildSettings(remove_contaminated=[])
+    built = build_arms([QUESTION], [CORRECTION], [], settings)
+    kept, certificates = remove_contaminated(built, [QUESTION], test, settings)
+    assert kept == built
+    assert certificates["cot"].left["exact"] == 1
+    first = certificates["cot"].hits[0]
+    assert (first.question_id, first.kind, first.test_id) == ("q", "exact", "t")
+    assert "1 word for word" in certificates["cot"].sentence
+
+
+def test_training_files_of_nothing_but_test_questions_are_refused() -> None:
+    test = [QUESTION.model_copy(update={"id": "t", "split": "test"})]
+    built = build_arms([QUESTION], [CORRECTION], [], BuildSettings())
+    with pytest.raises(InputError, match="all training questions share their text"):
+        remove_contaminated(built, [QUESTION], test, BuildSettings())
+
+
+def test_the_certificate_lies_beside_its_file_with_the_files_hash(tmp_path: Path) -> None:
+    built = build_arms([QUESTION], [CORRECTION], [], BuildSettings())
+    arms, certificates = remove_contaminated(built, [QUESTION], [], BuildSettings())
+    write_arms(tmp_path, arms, certificates)
+    for arm in ("cot", "lema"):
+        certificate = Certificate.model_validate_json((tmp_path / f"{arm}.contamination.json").read_text())
+        assert certificate.sha256 == hash_file(tmp_path / f"{arm}.jsonl")
 
 
 def test_counts_tell_what_each_arm_holds() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from lema_local.errors import LemaError
 from lema_local.statistics import (
     compare_arms,
+    describe_seeds,
     format_p,
     holm,
     maj_at_k,
@@ -179,3 +180,13 @@ def test_the_same_answers_are_as_many() -> None:
 def test_small_p_values_are_not_written_as_zero() -> None:
     assert format_p(1e-9) == "p < 0.001"
     assert format_p(0.0341) == "p = 0.034"
+
+
+@pytest.mark.parametrize(
+    ("values", "tells"),
+    [([0.02, 0.021, 0.022], True), ([0.02, 0.021], False), ([0.02] * 3, False), ([-0.1, 0.1, 0.0], False)],
+)
+def test_only_three_differing_seeds_on_one_side_of_nothing_tell(values: list[float], tells: bool) -> None:
+    sentence = describe_seeds("cot", "lema", summarize_seeds(values))
+    assert ("lema is better than cot" in sentence) == tells
+    assert ("do not tell" in sentence) != tells
