@@ -38,6 +38,6 @@ AQUA = Dataset(
     source="https://github.com/google-deepmind/AQuA",
     licence="Apache-2.0",
     convert=_convert,
-    hub=HubSource("deepmind/aqua_rat", ("raw",), splits={"dev": "validation"}),
+    hub=HubSource("deepmind/aqua_rat", {"train": "train", "dev": "validation", "test": "test"}, ("raw",)),
     files={"train": ("train.json",), "dev": ("dev.json",), "test": ("test.json",)},
 )

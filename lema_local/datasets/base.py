@@ -22,10 +22,10 @@ class HubSource:
     """Where `datasets.load_dataset` finds a dataset."""
 
     repo: str
+    splits: Mapping[str, str]
+    """Our split's name: the hub's."""
     configs: tuple[str | None, ...] = (None,)
     """Several are read one after the other (MATH has one a subject)."""
-    splits: Mapping[str, str] = field(default_factory=dict)
-    """Our split's name: the hub's, where they differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class Dataset:
     hub: HubSource | None = None
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Split: the names that its file has in a folder; `<split>.jsonl` goes without saying."""
+    leaves_out: str = ""
+    """Why some records of the release become no question."""
 
 
 def need_text(row: Row, name: str) -> str:

@@ -49,6 +49,6 @@ CSQA = Dataset(
     source="https://www.tau-nlp.sites.tau.ac.il/commonsenseqa",
     licence="MIT",
     convert=_convert,
-    hub=HubSource("tau/commonsense_qa", splits={"dev": "validation"}),
+    hub=HubSource("tau/commonsense_qa", {"train": "train", "dev": "validation"}),
     files={"train": ("train_rand_split.jsonl",), "dev": ("dev_rand_split.jsonl",)},
 )

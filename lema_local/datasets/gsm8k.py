@@ -41,5 +41,5 @@ GSM8K = Dataset(
     source="https://github.com/openai/grade-school-math",
     licence="MIT",
     convert=_convert,
-    hub=HubSource("openai/gsm8k", ("main",)),
+    hub=HubSource("openai/gsm8k", {"train": "train", "test": "test"}, ("main",)),
 )

@@ -18,6 +18,7 @@ from lema_local.answers.surface import clean_answer
 from lema_local.datasets.base import Dataset, HubSource, RowProblem
 from lema_local.datasets.files import Placed, iterate_rows
 from lema_local.datasets.own import FIELDS, convert_own
+from lema_local.datasets.problem_files import is_tar, iterate_problem_files
 from lema_local.datasets.table import DATASETS
 from lema_local.errors import BackendUnavailable, InputError
 from lema_local.jsonl import describe_problems, describe_validation, read_quickly
@@ -178,7 +179,7 @@ def _load_dataset(dataset: Dataset, spec: Spec) -> list[Question]:
             f"{dataset.name} has no split '{spec.split}'", hint=f"its splits: {', '.join(dataset.splits)}"
         )
     if spec.path is None:
-        split = spec.split or next(iter(dataset.splits))
+        split = spec.split or next(iter(dataset.hub.splits if dataset.hub else dataset.splits))
         return _load_hub(dataset, dataset.hub, split)
     return [
         question
@@ -202,6 +203,8 @@ def find_files(dataset: Dataset, path: Path, split: str | None) -> list[tuple[st
                 f"{path} holds several splits of {dataset.name}: {names}",
                 hint=f"say which: {dataset.name}:{path}@{found[0][0]}",
             )
+        if not found and (own := split or guess_split(path, tuple(dataset.splits))) == path.name:
+            return [(own, path)]
         if not found:
             raise InputError(f"{path} holds no file of {dataset.name}", hint="give the file itself")
         return found
@@ -218,7 +221,8 @@ def find_files(dataset: Dataset, path: Path, split: str | None) -> list[tuple[st
 
 def _find_in_folder(dataset: Dataset, folder: Path, split: str) -> Path | None:
     names = (*dataset.files.get(split, ()), f"{split}.jsonl", f"{split}.json")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    files = (folder / name for name in names if (folder / name).is_file())
+    return next(files, folder / split if (folder / split).is_dir() else None)
 
 
 def guess_split(path: Path, splits: tuple[str, ...]) -> str | None:
@@ -229,58 +233,63 @@ def guess_split(path: Path, splits: tuple[str, ...]) -> str | None:
 
 def _load_file(dataset: Dataset, split: str, path: Path) -> list[Question]:
     problems: list[str] = []
-    placed = list(_convert(dataset, split, iterate_rows(path, problems), problems))
-    questions = _finish(
-        path, placed, problems, hint=f"lema datasets show {dataset.name} tells the form", dataset=dataset
-    )
-    _check_size(dataset, split, len(questions), str(path))
-    return questions
+    if path.is_dir() or is_tar(path):
+        rows = iterate_problem_files(path, split, problems)
+    else:
+        rows = iterate_rows(path, problems)
+    return _convert(dataset, split, rows, problems, path)
 
 
 def _convert(
-    dataset: Dataset, split: str, rows: Iterable[Placed], problems: list[str]
-) -> Iterator[tuple[str, Question]]:
+    dataset: Dataset, split: str, rows: Iterable[Placed], problems: list[str], where: Path | str
+) -> list[Question]:
+    """Return the rows as questions, and say how many that is where it is not what was published.
+
+    Raises:
+        InputError: With what is wrong with the rows, besides the `problems` there are already.
+    """
+    placed, left_out = [], 0
     for position, (place, row) in enumerate(rows):
         try:
             question = dataset.convert(row, split, position)
         except RowProblem as err:
             problems.append(f"{place}: {err}")
             continue
-        if question is not None:
-            yield place, question
+        if question is None:
+            left_out += 1
+        else:
+            placed.append((place, question))
+    hint = f"lema datasets show {dataset.name} tells the form"
+    questions = _finish(where, placed, problems, hint=hint, dataset=dataset)
+    _tell_size(dataset, split, len(questions), left_out, where)
+    return questions
 
 
-def _check_size(dataset: Dataset, split: str, found: int, where: str) -> None:
+def _tell_size(dataset: Dataset, split: str, kept: int, left_out: int, where: Path | str) -> None:
     published = dataset.splits[split]
-    if found != published:
+    if published not in (kept, kept + left_out):
         _LOG.warning(
-            "%s has %d questions; the published %s/%s has %d", where, found, dataset.name, split, published
+            "%s has %d questions; the published %s/%s has %d", where, kept, dataset.name, split, published
+        )
+    if left_out:
+        _LOG.warning(
+            "%s: %d of %d records left out, %s", where, left_out, kept + left_out, dataset.leaves_out
         )
 
 
 def _load_hub(dataset: Dataset, hub: HubSource | None, split: str) -> list[Question]:
-    if hub is None:
+    if hub is None or split not in hub.splits:
         raise InputError(
-            f"{dataset.name} is not read from the hub", hint=f"{dataset.name}:PATH; see {dataset.source}"
+            f"{dataset.name}@{split} is not on the hub", hint=f"{dataset.name}:PATH; see {dataset.source}"
         )
     rows = (
         (f"row {number}", row)
         for number, row in enumerate(
-            (
-                row
-                for config in hub.configs
-                for row in _fetch_rows(hub.repo, config, hub.splits.get(split, split))
-            ),
+            (row for config in hub.configs for row in _fetch_rows(hub.repo, config, hub.splits[split])),
             1,
         )
     )
-    problems: list[str] = []
-    placed = list(_convert(dataset, split, rows, problems))
-    questions = _finish(
-        hub.repo, placed, problems, hint=f"give a released file: {dataset.name}:PATH", dataset=dataset
-    )
-    _check_size(dataset, split, len(questions), hub.repo)
-    return questions
+    return _convert(dataset, split, rows, [], hub.repo)
 
 
 def _fetch_rows(repo: str, config: str | None, split: str) -> Iterator[dict[str, Any]]:

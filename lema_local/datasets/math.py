@@ -23,7 +23,11 @@ def _convert_as(name: str, row: Row, split: str, position: int) -> Question | No
     gold = _find_gold(row, solution)
     if gold is None:
         return None
-    tags = {"level": row.get("level"), "subject": row.get("type") or row.get("subject")}
+    level = row.get("level")
+    tags = {
+        "level": f"Level {level}" if isinstance(level, int) else level,
+        "subject": row.get("type") or row.get("subject"),
+    }
     own_id = row.get("unique_id")
     return Question(
         id=f"{name}/{own_id}" if isinstance(own_id, str) else make_id(name, split, position),
@@ -60,7 +64,8 @@ MATH = Dataset(
     source="https://github.com/hendrycks/math",
     licence="MIT",
     convert=_convert_math,
-    hub=HubSource("EleutherAI/hendrycks_math", SUBJECTS),
+    hub=HubSource("EleutherAI/hendrycks_math", {"train": "train", "test": "test"}, SUBJECTS),
+    leaves_out="their solutions state no answer",
 )
 MATH500 = Dataset(
     name="math500",
@@ -71,5 +76,5 @@ MATH500 = Dataset(
     source="https://github.com/openai/prm800k (math_splits/test.jsonl)",
     licence="MIT",
     convert=_convert_math500,
-    hub=HubSource("HuggingFaceH4/MATH-500"),
+    hub=HubSource("HuggingFaceH4/MATH-500", {"test": "test"}),
 )

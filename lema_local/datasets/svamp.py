@@ -29,6 +29,6 @@ SVAMP = Dataset(
     source="https://github.com/arkilpatel/SVAMP",
     licence="MIT",
     convert=_convert,
-    hub=HubSource("ChilleD/SVAMP", splits={"test": "train+test"}),
+    hub=HubSource("ChilleD/SVAMP", {"test": "train+test"}),
     files={"test": ("SVAMP.json",)},
 )
