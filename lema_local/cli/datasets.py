@@ -44,6 +44,8 @@ def _to_json(dataset: Dataset) -> dict[str, Any]:
         "source": dataset.source,
         "hub": dataset.hub.repo if dataset.hub else None,
         "licence": dataset.licence,
+        "prompt": dataset.prompt,
+        "correction_prompt": dataset.correction_prompt,
     }
 
 
@@ -73,14 +75,21 @@ def show(name: str, is_json: bool) -> None:
         "answers": {"number": "numbers", "expression": "numbers and expressions", "choice": "choices"}[
             dataset.answer_kind
         ],
+        "prompts": f"{dataset.prompt} (few-shot), {dataset.correction_prompt} (for corrections)",
         "source": dataset.source,
         "licence": dataset.licence,
         "from a file": f"{name}:FILE@{split}",
-        "from the hub": f"{name}@{split} ({dataset.hub.repo})" if dataset.hub else "no",
+        "from the hub": _describe_hub(dataset),
     }
     click.echo(dataset.title)
     for key, value in lines.items():
         click.echo(f"  {key:<13} {value}")
+
+
+def _describe_hub(dataset: Dataset) -> str:
+    if dataset.hub is None:
+        return "no"
+    return f"{', '.join(f'{dataset.name}@{split}' for split in dataset.hub.splits)} ({dataset.hub.repo})"
 
 
 @datasets.command()
@@ -96,7 +105,12 @@ def show(name: str, is_json: bool) -> None:
 def check(questions: str, mapping: str | None, examples: int, is_json: bool) -> None:
     """Check QUESTIONS: counts, kinds of answers, examples, and gold answers that do not parse.
 
-    QUESTIONS is a JSON Lines file of questions, NAME:FILE[@SPLIT], a dataset's NAME, or own:FILE.
+    QUESTIONS is a JSON Lines file of questions, NAME:FILE[@SPLIT], a dataset's NAME[@SPLIT] (hub), or own:FILE.
+
+    \b
+    Examples:
+      lema datasets check gsm8k:train.jsonl
+      lema datasets check own:mine.csv --map question=problem,gold_answer=answer
     """
     from lema_local.datasets import load_questions, parse_mapping
 
@@ -122,12 +136,13 @@ def check(questions: str, mapping: str | None, examples: int, is_json: bool) -> 
 
 def _check_golds(questions: list[Question]) -> tuple[Counter[str], list[str]]:
     from lema_local.answers.grading import describe_gold, find_gold_problem
+    from lema_local.answers.symbolic import map_answers
 
     kinds: Counter[str] = Counter()
     problems = []
+    found = zip(questions, map_answers(find_gold_problem, questions), strict=True)
     with progress_bar("check", len(questions)) as update:
-        for done, question in enumerate(questions, 1):
-            problem = find_gold_problem(question)
+        for done, (question, problem) in enumerate(found, 1):
             kinds["unreadable" if problem else describe_gold(question)] += 1
             if problem:
                 problems.append(f"{question.id}: {problem}")

@@ -41,6 +41,10 @@ class Dataset:
     """The splits that are for evaluation and never trained on."""
     source: str
     licence: str
+    prompt: str
+    """Name of its few-shot prompt in prompts/."""
+    correction_prompt: str
+    """Name of the prompt that asks for corrections; that of grade-school maths serves all word problems."""
     convert: Callable[[Row, str, int], Question | None]
     """(row, split, 0-based position) to a question; None where the dataset leaves the row out on purpose.
 

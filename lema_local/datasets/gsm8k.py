@@ -40,6 +40,8 @@ GSM8K = Dataset(
     held_out=frozenset({"test"}),
     source="https://github.com/openai/grade-school-math",
     licence="MIT",
+    prompt="cot-gsm8k",
+    correction_prompt="correct-gsm8k",
     convert=_convert,
     hub=HubSource("openai/gsm8k", {"train": "train", "test": "test"}, ("main",)),
 )

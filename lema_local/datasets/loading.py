@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from lema_local.answers.grading import find_gold_problem
 from lema_local.answers.numbers import parse_number
 from lema_local.answers.surface import clean_answer
+from lema_local.answers.symbolic import map_answers
 from lema_local.datasets.base import Dataset, HubSource, RowProblem
 from lema_local.datasets.files import Placed, iterate_rows
 from lema_local.datasets.own import FIELDS, convert_own
@@ -327,9 +328,8 @@ def _finish(
     if not placed and not problems:
         raise InputError(f"{where} has no questions", hint="check that it is the right file")
     _find_duplicates(placed, problems)
-    problems += [
-        f"{place}: {problem}" for place, question in placed if (problem := _check(question, dataset))
-    ]
+    found = map_answers(lambda one: _check(one[1], dataset), placed)
+    problems += [f"{place}: {problem}" for (place, _), problem in zip(placed, found, strict=True) if problem]
     if problems:
         raise InputError(describe_problems(where, problems), hint=hint)
     return [question for _, question in placed]

@@ -63,6 +63,8 @@ MATH = Dataset(
     held_out=frozenset({"test"}),
     source="https://github.com/hendrycks/math",
     licence="MIT",
+    prompt="cot-math",
+    correction_prompt="correct-math",
     convert=_convert_math,
     hub=HubSource("EleutherAI/hendrycks_math", {"train": "train", "test": "test"}, SUBJECTS),
     leaves_out="their solutions state no answer",
@@ -75,6 +77,8 @@ MATH500 = Dataset(
     held_out=frozenset({"test"}),
     source="https://github.com/openai/prm800k (math_splits/test.jsonl)",
     licence="MIT",
+    prompt="cot-math",
+    correction_prompt="correct-math",
     convert=_convert_math500,
     hub=HubSource("HuggingFaceH4/MATH-500", {"test": "test"}),
 )

@@ -29,6 +29,8 @@ MAWPS = Dataset(
     held_out=frozenset({*SUBSETS, "validation", "test"}),
     source="https://github.com/sroy9/mawps; subsets as in https://github.com/ZubinGou/math-evaluation-harness",
     licence="MIT",
+    prompt="cot-mawps",
+    correction_prompt="correct-gsm8k",
     convert=_convert,
     hub=HubSource("MU-NLPC/Calc-mawps", {split: split for split in HUB_SPLITS}),
 )

@@ -20,4 +20,6 @@ DATASETS: dict[str, Dataset] = {
 def is_held_out(question: Question) -> bool:
     """Whether a question is for evaluation only and must never be trained on."""
     dataset = DATASETS.get(question.dataset)
-    return question.split == "test" or (dataset is not None and question.split in dataset.held_out)
+    return question.split in ("test", "validation") or (
+        dataset is not None and question.split in dataset.held_out
+    )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lema_local.answers import check_gold
+from lema_local.answers.grading import find_gold_problem
+from lema_local.answers.symbolic import map_answers
 from lema_local.datasets import is_held_out
 from lema_local.errors import InputError
 from lema_local.jsonl import describe_problems
@@ -21,12 +22,9 @@ def check_gold_answers(questions: Iterable[Question]) -> None:
     Raises:
         InputError: With all questions whose gold answer does not parse.
     """
-    problems = []
-    for question in questions:
-        try:
-            check_gold(question)
-        except InputError as err:
-            problems.append(str(err))
+    asked = list(questions)
+    found = zip(asked, map_answers(find_gold_problem, asked), strict=True)
+    problems = [f"question {question.id}: {problem}" for question, problem in found if problem]
     if problems:
         raise InputError(
             describe_problems("the questions", problems), hint="mend or leave out these questions"
@@ -57,7 +55,7 @@ def check_disjoint(questions: Mapping[str, Sequence[Question]], *, allows_test: 
     held_out = [one.id for one in questions["train"] if is_held_out(one)]
     if held_out and not allows_test:
         raise InputError(
-            f"{len(held_out)} question(s) to train on are of a test split, the first is {held_out[0]}",
+            f"{len(held_out)} question(s) to train on are of a test or validation split, the first is {held_out[0]}",
             hint="train on another split; build.allow_test makes a trial that may never be reported on",
         )
     validation = {_fold(one) for one in questions["validation"]}

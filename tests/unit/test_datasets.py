@@ -16,6 +16,7 @@ from lema_local.datasets import (
 )
 from lema_local.datasets.loading import parse_spec
 from lema_local.errors import BackendUnavailable, InputError
+from lema_local.prompts import load_correction_prompt, load_cot_prompt
 from lema_local.records import Question
 
 GSM8K = {
@@ -411,10 +412,21 @@ def test_aqua_s_options_lose_their_letters(tmp_path: Path) -> None:
     assert (question.gold_answer, question.choices) == ("A", ["32400", "6000"])
 
 
+def test_every_dataset_has_its_prompts() -> None:
+    for dataset in DATASETS.values():
+        asked = _ask(0, dataset=dataset.name, choices=["a", "b"] if dataset.answer_kind == "choice" else None)
+        prompt = load_cot_prompt(dataset.prompt)
+        assert len(prompt.examples) >= 4
+        assert all((one.choices is None) == (asked.choices is None) for one in prompt.examples)
+        assert ("(A) a, (B) b" in str(prompt.render(asked, "completion"))) == (asked.choices is not None)
+        assert len(load_correction_prompt(dataset.correction_prompt).examples) >= 4
+
+
 def test_evaluation_splits_are_known() -> None:
     assert is_held_out(_ask(0, dataset="gsm8k", split="test"))
     assert is_held_out(_ask(0, dataset="csqa", split="dev"))
     assert is_held_out(_ask(0, dataset="mine", split="test"))
+    assert is_held_out(_ask(0, dataset="gsm8k", split="validation"))
     assert not is_held_out(_ask(0, dataset="gsm8k", split="train"))
     assert not is_held_out(_ask(0, dataset="aqua", split="dev"))
 
