@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": ("evaluate:evaluate", "Evaluate a student on questions."),
     "compare": ("evaluate:compare", "Compare arms that answered the same questions."),
     "grade": ("grade:grade", "Grade answers against gold answers."),
+    "audit": ("audit:audit", "List a run's answers on which two scorers disagree."),
     "datasets": ("datasets:datasets", "List, show or check datasets."),
     "students": ("students:students", "Inspect or requantize a student."),
     "keys": ("keys:keys", "Keep providers' keys."),
