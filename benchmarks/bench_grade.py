@@ -13,28 +13,31 @@ import argparse
 import json
 import os
 import random
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lema_local.answers import compare_answers, cut_at_next_question, extract_answer, grade_path
 from lema_local.answers.numbers import parse_number
-from lema_local.answers.symbolic import stop_workers
 from lema_local.records import Question
 
 
 def measure(work: Callable[[], int]) -> dict[str, float]:
     """Return the number of things done per second of processor time and of the clock."""
-    clock, own = time.perf_counter(), time.process_time()
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    clock, before = time.perf_counter(), processor_s()
     count = work()
-    seconds = time.perf_counter() - clock
-    stop_workers()  # their time is counted once they have ended
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = time.process_time() - own + after.ru_utime - children.ru_utime + after.ru_stime - children.ru_stime
+    seconds, used = time.perf_counter() - clock, processor_s() - before
     return {"n": count, "per_cpu_s": round(count / used), "per_s": round(count / seconds)}
+
+
+def processor_s() -> float:
+    """Return the processor time of this process and all below it: the fork server, its workers, those that ended."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(one.user + one.system + one.children_user + one.children_system for one in times)
 
 
 def made_up_paths(count: int = 2000) -> list[tuple[str, Question]]:
@@ -85,15 +88,22 @@ def bench_gsm8k(data: Path | None, repeats: int = 10) -> dict[str, float]:
     return measure(work)
 
 
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
 def read_pairs(data: Path) -> list[tuple[str, str]]:
-    pairs = []
-    for row in map(
-        json.loads, (data / "student_outputs/qwen2.5-math_math100x8.jsonl").open(encoding="utf-8")
-    ):
-        for text in row["code"]:
-            answer = extract_answer(cut_at_next_question(text))
-            if answer:
-                pairs.append((row["gt"], answer))
+    folder = data / "student_outputs"
+    texts = [
+        (row["gt"], text)
+        for row in _read_rows(folder / "qwen2.5-math_math100x8.jsonl")
+        for text in row["code"]
+    ]
+    for seed in range(3):
+        rows = _read_rows(folder / f"output-rs{seed}.jsonl")
+        texts += [(row["expected_answer"], row["generation"]) for row in rows]
+    answers = [(gold, extract_answer(cut_at_next_question(text))) for gold, text in texts]
+    pairs = [(gold, answer) for gold, answer in answers if answer]
     return sorted(set(pairs))  # the eight samples of a question mostly agree: a cache must not answer them
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import multiprocessing.context
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,39 @@ WALL_TIMEOUT_S = 10.0 if solver.COUNTS_CPU else solver.TIMEOUT_S
 """By the clock: a busy machine must not turn right answers into undecided ones."""
 WORKERS = max(2, min(8, (os.cpu_count() or 2) // 2))
 """Answers in work at once."""
+
+
+_HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
+_Process: Any = getattr(multiprocessing.context, "ForkServerProcess" if _HAS_FORKSERVER else "SpawnProcess")
+
+
+class Worker(_Process):  # type: ignore[misc]
+    """A process that does not run the caller's script again: that one needs no `if __name__ == "__main__"`."""
+
+    _lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the process as if there were no script."""
+        main: dict[str, Any] = vars(sys.modules["__main__"])
+        with self._lock:
+            kept: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+            main.pop("__file__", None)
+            main["__spec__"] = None
+            try:
+                super().start()
+            finally:
+                main.update(kept)
+
+
+def _choose_context() -> Any:
+    """Return how workers are started: safe from any thread, and for scripts of any form.
+
+    With a fork server that has the libraries loaded, the worker that replaces a killed one is there at once.
+    """
+    context: Any = multiprocessing.get_context("forkserver" if _HAS_FORKSERVER else "spawn")
+    if _HAS_FORKSERVER:
+        context.set_forkserver_preload(["lema_local.answers.warm"])
+    return type("Context", (type(context),), {"Process": Worker})()
 
 
 class _Pool:
@@ -45,13 +80,7 @@ class _Pool:
     def _start(self) -> Any:
         from pebble import ProcessPool
 
-        # Both ways are safe from any thread; with a fork server that has the libraries loaded, the worker
-        # that replaces a killed one is there at once.
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        context = multiprocessing.get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["lema_local.answers.warm"])
-        return ProcessPool(max_workers=WORKERS, initializer=solver.prepare_worker, context=context)
+        return ProcessPool(max_workers=WORKERS, initializer=solver.prepare_worker, context=_choose_context())
 
     def is_running(self) -> bool:
         return self._pool is not None and self._owner == os.getpid() and bool(self._pool.active)

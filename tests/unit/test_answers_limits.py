@@ -5,6 +5,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +149,30 @@ def test_the_process_ends_cleanly_with_workers_running() -> None:
         if __name__ == "__main__":
             print(compare_answers("2\\\\sqrt{3}", "\\\\sqrt{12}").is_equal)
         """
+    )
+
+    assert (run.returncode, run.stdout, run.stderr) == (0, "True\n", "")
+
+
+SCRIPT = """
+from lema_local.answers import compare_answers
+print(compare_answers("2\\\\sqrt{3}", "\\\\sqrt{12}").is_equal)
+"""
+
+
+@pytest.mark.parametrize("way", ["file", "pipe", "module"])
+def test_a_script_needs_no_guard_for_the_workers(tmp_path: Path, way: str) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    arguments = {"file": ["script.py"], "pipe": ["-"], "module": ["-m", "script"]}[way]
+
+    run = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        input=SCRIPT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
     assert (run.returncode, run.stdout, run.stderr) == (0, "True\n", "")
