@@ -269,7 +269,8 @@ def _refuse_test(questions: Iterable[Question]) -> None:
     found = [question.id for question in questions if is_held_out(question)]
     if found:
         raise InputError(
-            f"{len(found)} test or validation question(s) among those to be trained on, the first is {found[0]}",
+            f"{len(found)} test question(s) (or of a validation split) among those to be trained on, "
+            f"the first is {found[0]}",
             hint="train on another split; --allow-test builds a trial that may never be reported on",
         )
 

@@ -148,7 +148,7 @@ def test_build_refuses_test_questions_unless_told(folder: Path) -> None:
     write_records(folder / "questions.jsonl", [one.model_copy(update={"split": "test"}) for one in QUESTIONS])
     result = _build(folder)
     assert result.exit_code == 2
-    assert "3 test or validation question(s)" in result.stderr
+    assert "3 test question(s)" in result.stderr
     result = _build(folder, "--allow-test")
     assert result.exit_code == 0, result.output
     assert (

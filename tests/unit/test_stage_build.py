@@ -290,7 +290,7 @@ def test_counts_tell_what_each_arm_holds() -> None:
 
 
 def test_test_questions_are_refused() -> None:
-    with pytest.raises(InputError, match="1 test or validation question"):
+    with pytest.raises(InputError, match="1 test question"):
         _build(split="test")
 
 
