@@ -127,6 +127,8 @@ class BaseFacts(BaseModel):
     """The stop token that every completion is trained to end with."""
     stop_ids: tuple[int, ...]
     """All tokens that end an answer, `eos_id` among them."""
+    norm: tuple[float, ...] = ()
+    """Some weights of the last norm, as a GGUF has them: they tell models of one shape apart."""
 
 
 @dataclass(frozen=True, slots=True)

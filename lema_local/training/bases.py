@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -21,14 +22,15 @@ from lema_local.errors import BackendError, BackendUnavailable, InputError, Lema
 from lema_local.home import lema_home
 from lema_local.runs import hash_file, write_text
 from lema_local.training.base import BaseFacts
-from lema_local.training.gguf_files import GgufFacts, read_gguf_facts
+from lema_local.training.gguf_files import GgufFacts, read_gguf_facts, sample_norm
 from lema_local.training.libraries import quiet_libraries
 
 FACTS_NAME = "lema_base.json"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 OTHERS = ("*.json", "*.model", "*.txt", "*.jinja")
+LAST_NORM = r"(model\.|language_model\.)*norm\.weight"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-CONVERTIBLE = frozenset({"llama", "qwen2"})
+CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"})
 """GGUF architectures whose conversion is proved by tests."""
 
 
@@ -93,11 +95,24 @@ def check_matches_gguf(facts: BaseFacts, gguf: GgufFacts) -> None:
         "vocabulary": (facts.vocab_size, gguf.vocab_size),
     }
     wrong = [f"{name} {ours} against {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+    if not wrong and not is_same_norm(facts, gguf):
+        wrong = ["another model of the same shape (the weights of the last norm differ)"]
     if wrong:
         raise InputError(
             f"the base {facts.source} does not match {gguf.path}: {', '.join(wrong)}",
             hint="give the GGUF of the very model that is trained",
         )
+
+
+def is_same_norm(facts: BaseFacts, gguf: GgufFacts) -> bool:
+    """Say whether the weights that no quantization touches agree, up to the rounding of 16 bits.
+
+    True where they are not known: of an adapter that was fitted before they were written down.
+    """
+    if len(facts.norm) != len(gguf.norm):
+        return True
+    pairs = zip(facts.norm, gguf.norm, strict=True)
+    return all(math.isclose(ours, theirs, rel_tol=2e-3, abs_tol=2e-3) for ours, theirs in pairs)
 
 
 def _open_gguf(path: Path) -> Base:
@@ -148,7 +163,7 @@ def _convert(facts: GgufFacts, sha256: str, folder: Path) -> None:
     base = BaseFacts(
         source=str(facts.path), kind="gguf", sha256=sha256, architecture=architecture, vocab_size=facts.vocab_size,
         layers=facts.layers, hidden_size=facts.hidden_size, add_bos=facts.add_bos, bos_id=facts.bos_id,
-        eos_id=facts.eos_id, stop_ids=facts.stop_ids,
+        eos_id=facts.eos_id, stop_ids=facts.stop_ids, norm=facts.norm,
     )  # fmt: skip
     write_text(partial / FACTS_NAME, base.model_dump_json(indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
@@ -165,8 +180,9 @@ def _write_model(facts: GgufFacts, folder: Path) -> str:
     # transformers shows a bar of its own here that none of its switches turns off.
     with quiet_libraries(), contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
-            facts.path.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **where
-        )
+            facts.path.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **where,
+            **_left_out_settings(facts),
+        )  # fmt: skip
         # Where these stay, save_pretrained takes the model for one that is still quantized, and refuses.
         for owner, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
             if hasattr(owner, name):
@@ -180,6 +196,20 @@ def _write_model(facts: GgufFacts, folder: Path) -> str:
         _set_special_tokens(tokenizer, facts)
         tokenizer.save_pretrained(folder)
     return str(model.config.model_type)
+
+
+def _left_out_settings(facts: GgufFacts) -> dict[str, int]:
+    """Return settings that transformers' loader does not take from the file (5.23): it would keep its defaults.
+
+    Source of Gemma's scale: llm_build_gemma2_iswa, llm_build_gemma3 (ggml-org/llama.cpp): the size of a head, but
+    for the 27B models the width of the model by its heads.
+    """
+    if facts.head_size is None or facts.architecture not in ("qwen3", "gemma2", "gemma3"):
+        return {}
+    if facts.architecture == "qwen3":
+        return {"head_dim": facts.head_size}
+    is_27b = facts.layers == {"gemma2": 46, "gemma3": 62}[facts.architecture]
+    return {"query_pre_attn_scalar": facts.hidden_size // facts.heads if is_27b else facts.head_size}
 
 
 def _set_special_tokens(tokenizer: Any, facts: GgufFacts) -> None:
@@ -283,7 +313,25 @@ def _folder_facts(folder: Path, source: str, kind: str, config: Mapping[str, Any
         "vocab_size": config.get("vocab_size"), "layers": config.get("num_hidden_layers"),
         "hidden_size": config.get("hidden_size"), "add_bos": first == [tokenizer.bos_token_id],
         "bos_id": tokenizer.bos_token_id, "eos_id": tokenizer.eos_token_id, "stop_ids": tuple(sorted(stop_ids)),
+        "norm": _folder_norm(folder, str(config.get("model_type"))),
     })  # fmt: skip
+
+
+def _folder_norm(folder: Path, model_type: str) -> tuple[float, ...]:
+    """Return weights of the last norm as a GGUF has them; nothing where it is not found."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as weights:
+                names = [name for name in weights.keys() if re.fullmatch(LAST_NORM, name)]  # noqa: SIM118 - no mapping
+                if names:
+                    # Hugging Face's Gemma multiplies by 1 + weight, llama.cpp by the weight in the file.
+                    one = 1.0 if model_type.startswith("gemma") else 0.0
+                    return sample_norm((weights.get_tensor(names[0]).float() + one).tolist())
+        except SafetensorError as err:
+            raise InputError(f"{path} is damaged: {err}", hint="fetch the model again") from err
+    return ()
 
 
 def _hash_folder(folder: Path) -> str:

@@ -21,7 +21,7 @@ from lema_local.errors import InputError
 from lema_local.jsonl import finish, told_disk_errors
 from lema_local.runs import hash_file
 from lema_local.training.base import BaseFacts, ExportResult
-from lema_local.training.bases import FACTS_NAME
+from lema_local.training.bases import FACTS_NAME, is_same_norm
 from lema_local.training.gguf_files import GgufFacts, read_gguf_facts
 from lema_local.training.libraries import require_training_libraries
 
@@ -101,7 +101,7 @@ def read_adapter(adapter_dir: Path, base_gguf: Path) -> Adapter:
         list(_read_pairs(adapter_dir, facts)),
         rank,
         _scale(config, rank),
-        _notes(adapter_dir, base_gguf),
+        _notes(adapter_dir, base_gguf, facts),
     )
 
 
@@ -250,13 +250,21 @@ def _write(path: Path, adapter: Adapter) -> None:
     finish(partial, path)
 
 
-def _notes(adapter_dir: Path, base_gguf: Path) -> tuple[str, ...]:
+def _notes(adapter_dir: Path, base_gguf: Path, facts: GgufFacts) -> tuple[str, ...]:
     path = adapter_dir / FACTS_NAME
     if not path.is_file():
         return ("the adapter does not say which base it was fitted to; only shapes were compared",)
     fitted_to = BaseFacts.model_validate_json(path.read_text(encoding="utf-8"))
+    if not is_same_norm(fitted_to, facts):
+        raise InputError(
+            f"the adapter in {adapter_dir} is of another base than {base_gguf}: it was fitted to {fitted_to.source}, "
+            "a model of the same shape with other weights (its last norm differs)",
+            hint="give the GGUF of the model it was fitted to",
+        )
     if fitted_to.kind != "gguf":
-        return (f"fitted to {fitted_to.source}; whether {base_gguf} holds the same weights was not compared",)
+        return (
+            f"fitted to {fitted_to.source}; of {base_gguf} shapes and the last norm were compared, not all weights",
+        )
     if fitted_to.sha256 != hash_file(base_gguf):
         return (
             f"fitted to {fitted_to.source}, another file than {base_gguf} (another quantization of it, perhaps)",

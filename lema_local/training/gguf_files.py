@@ -18,7 +18,7 @@ END_TOKENS = (
 CONTROL_TOKEN = 3  # LLAMA_TOKEN_TYPE_CONTROL
 UNQUANTIZED = frozenset({"F32", "F16", "BF16"})
 """Types of GGUF tensors that hold plain numbers."""
-ROPE_FACTORS = "rope_freqs.weight"
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class GgufFacts:
     hidden_size: int
     heads: int
     kv_heads: int
+    head_size: int | None
+    """Width of a head's key; None where the file leaves it to hidden size / heads."""
     vocab_size: int
     parameters: int
     main_type: str
@@ -43,6 +45,8 @@ class GgufFacts:
     pad_id: int | None
     stop_ids: tuple[int, ...]
     add_bos: bool
+    norm: tuple[float, ...]
+    """Some weights of the last norm, which no quantization touches: they tell models of one shape apart."""
     rope_scaling: str | None
     """A scaling of the rotary embedding that stands in the file; None where there is none."""
 
@@ -72,6 +76,7 @@ def read_gguf_facts(path: Path) -> GgufFacts:
         hidden_size=int(values.need(f"{architecture}.embedding_length")),
         heads=heads,
         kv_heads=int(values.get(f"{architecture}.attention.head_count_kv", heads)),
+        head_size=values.get(f"{architecture}.attention.key_length"),
         vocab_size=shapes.get("token_embd.weight", (len(tokens),))[0],
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
         main_type=_main_type(reader.tensors),
@@ -81,6 +86,7 @@ def read_gguf_facts(path: Path) -> GgufFacts:
         pad_id=values.get("tokenizer.ggml.padding_token_id"),
         stop_ids=_stop_ids(values, tokens, eos_id),
         add_bos=_adds_bos(values),
+        norm=_norm(reader.tensors),
         rope_scaling=_rope_scaling(values, architecture, shapes),
     )
 
@@ -127,6 +133,17 @@ class _Metadata:
         return value
 
 
+def sample_norm(weights: Any) -> tuple[float, ...]:
+    """Return 64 weights of a norm, evenly spread (all where there are fewer)."""
+    return tuple(round(float(weight), 6) for weight in weights[:: max(1, len(weights) // 64)][:64])
+
+
+def _norm(tensors: Iterable[Any]) -> tuple[float, ...]:
+    last = next((tensor for tensor in tensors if tensor.name == "output_norm.weight"), None)
+    is_plain = last is not None and last.tensor_type.name in ("F32", "F16")
+    return sample_norm(last.data) if last is not None and is_plain else ()
+
+
 def _main_type(tensors: Iterable[Any]) -> str:
     sizes: dict[str, int] = {}
     for tensor in tensors:
@@ -169,7 +186,8 @@ def _adds_bos(values: _Metadata) -> bool:
 
 
 def _rope_scaling(values: _Metadata, architecture: str, shapes: dict[str, tuple[int, ...]]) -> str | None:
-    if ROPE_FACTORS in shapes:
-        return f"the tensor {ROPE_FACTORS}"
+    found = [name for name in shapes if name.endswith(ROPE_FACTORS)]
+    if found:
+        return f"the tensor {found[0]}"
     kind = values.get(f"{architecture}.rope.scaling.type")
     return None if kind in (None, "none") else f"{architecture}.rope.scaling.type = {kind}"

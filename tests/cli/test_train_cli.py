@@ -99,12 +99,36 @@ def test_training_file_with_broken_lines_is_told_by_line(pair: Pair, tmp_path: P
 def test_adapter_and_base_of_different_models_are_refused(
     pair: Pair, train_path: Path, tmp_path: Path
 ) -> None:
-    other = write_pair(tmp_path, "qwen2")
     done = _run("--quiet", "train", train_path, "--base", pair.folder, "--out", tmp_path / "out", *QUICK)
     assert done.exit_code == 0, done.output
-    done = _run("export", tmp_path / "nothing", "--base-gguf", other.gguf_path, "--out", tmp_path / "a.gguf")
-    assert done.exit_code == 2
-    assert "it has no adapter_config.json" in done.stderr
+    (tmp_path / "other").mkdir()
+    same_shape = write_pair(tmp_path / "other", seed=1)
+    out = tmp_path / "a.gguf"
+    out.write_text("the old one")
+    for adapter_dir, gguf, message in (
+        (tmp_path / "nothing", pair.gguf_path, "it has no adapter_config.json"),
+        (tmp_path / "out", write_pair(tmp_path, "qwen3").gguf_path, "is of another base than"),
+        (tmp_path / "out", same_shape.gguf_path, "a model of the same shape with other weights"),
+    ):
+        for more in ([], ["--merge", "--type", "q8_0"]):
+            done = _run("export", adapter_dir, "--base-gguf", gguf, "--out", out, *more)
+            assert done.exit_code == 2, done.output
+            assert message in done.stderr
+            assert out.read_text() == "the old one"
+    assert not list(tmp_path.glob("a.*.*"))
+    done = _run(
+        "train",
+        train_path,
+        "--base",
+        pair.folder,
+        "--base-gguf",
+        same_shape.gguf_path,
+        "--out",
+        tmp_path / "x",
+    )
+    assert done.exit_code == 2, done.output
+    assert "does not match" in done.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_help_names_the_defaults() -> None:

@@ -5,35 +5,64 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import pytest
 from tiny_gguf import TinyModel, write_model
-from tiny_hf import make_model, vocabulary, write_gguf, write_pair
+from tiny_hf import Family, make_model, vocabulary, write_gguf, write_pair
 
 from lema_local.errors import BackendUnavailable, InputError, LemaError
+from lema_local.students.inspection import requantize_gguf
 from lema_local.training.base import BaseFacts
 from lema_local.training.bases import FACTS_NAME, check_matches_gguf, open_base
 from lema_local.training.gguf_files import read_gguf_facts
 
 
-@pytest.mark.parametrize("is_tied", [True, False])
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_converted_gguf_has_the_very_weights(
-    tmp_path: Path, family: Literal["llama", "qwen2"], is_tied: bool
-) -> None:
+@pytest.mark.parametrize(
+    "family",
+    [
+        "llama",
+        "llama tied",
+        "mistral",
+        "qwen2",
+        "qwen2 tied",
+        "qwen3",
+        "qwen3 tied",
+        "gemma2",
+        "gemma3",
+        "phi3",
+    ],
+)
+def test_converted_gguf_is_the_very_model(tmp_path: Path, family: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    pair = write_pair(tmp_path, family, is_tied=is_tied)
+    name, _, tied = family.partition(" ")
+    pair = write_pair(tmp_path, cast(Family, name), is_tied=bool(tied))
     base = open_base(pair.gguf_path)
-    assert (base.facts.kind, base.facts.architecture) == ("gguf", family)
-    made = AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto").state_dict()
-    source = AutoModelForCausalLM.from_pretrained(pair.folder, dtype="auto").state_dict()
-    assert made.keys() == source.keys()
-    for name, weight in source.items():
-        assert made[name].dtype == torch.float16
-        assert torch.equal(made[name], weight), name
+    assert base.facts.kind == "gguf"
+    made, source = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype="auto") for folder in (base.folder, pair.folder)
+    )
+    assert {weight.dtype for weight in made.state_dict().values()} == {torch.float16}
+    assert made.state_dict().keys() == source.state_dict().keys()
+    for key, weight in source.state_dict().items():
+        assert torch.allclose(made.state_dict()[key], weight, atol=1e-6, rtol=0), key
+    ids = torch.arange(2, 60)[None]
+    with torch.no_grad():
+        assert torch.equal(made.float()(ids).logits, source.float()(ids).logits)
+    check_matches_gguf(open_base(pair.folder).facts, read_gguf_facts(pair.gguf_path))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_another_model_of_the_same_shape_is_told(tmp_path: Path, family: Family) -> None:
+    pair = write_pair(tmp_path, family)
+    (tmp_path / "other").mkdir()
+    other = write_pair(tmp_path / "other", family, seed=1)
+    with pytest.raises(InputError, match="another model of the same shape"):
+        check_matches_gguf(open_base(pair.folder).facts, read_gguf_facts(other.gguf_path))
+    requantize_gguf(pair.gguf_path, tmp_path / "q.gguf", "q8_0")
+    check_matches_gguf(open_base(pair.folder).facts, read_gguf_facts(tmp_path / "q.gguf"))
 
 
 def test_second_opening_does_not_convert_again(tmp_path: Path) -> None:
@@ -151,7 +180,9 @@ def test_damaged_gguf_is_told(tmp_path: Path) -> None:
 
 def test_architecture_without_a_proof_is_refused(tmp_path: Path) -> None:
     path = write_model(tmp_path / "mamba.gguf", TinyModel(architecture="mamba"))
-    with pytest.raises(InputError, match=r"mamba cannot be converted.*only llama, qwen2"):
+    with pytest.raises(
+        InputError, match=r"mamba cannot be converted.*only gemma2, gemma3, llama, phi3, qwen2, qwen3"
+    ):
         open_base(path)
 
 
