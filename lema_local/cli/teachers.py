@@ -152,12 +152,23 @@ def _for_model(model: str, common: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cut_weight(name: str) -> tuple[str, float]:
-    """Return a teacher's name and weight: `gpt-4o=3`."""
+    """Return a teacher's name and weight: `gpt-4o=3`.
+
+    Raises:
+        InputError: If the weight is not above 0.
+    """
+    from lema_local.errors import InputError
+
     model, equals, weight = name.rpartition("=")
     try:
-        return (model, float(weight)) if equals and float(weight) > 0 else (name, 1.0)
+        number = float(weight)
     except ValueError:
         return name, 1.0
+    if not equals:
+        return name, 1.0
+    if not 0 < number < float("inf"):
+        raise InputError(f"--teacher {name}: a weight is above 0", hint=f"such as {model}=2")
+    return model, number
 
 
 def _read_fallback(flags: dict[str, Any]) -> TeacherSettings | None:

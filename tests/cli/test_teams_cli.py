@@ -203,3 +203,22 @@ def test_reading_again_tells_what_the_filter_keeps(tmp_path: Path) -> None:
     assert told["verdicts_changed"] == {"rejected to accepted": 1}
     assert told["kept_by_the_filter"] == {"before": 5, "after": 6, "gained": 1, "lost": 0}
     assert run(*again, "--reject-on", "beauty").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--teacher", "reference=0"], "a weight is above 0"),
+        (["--teacher", "reference", "--teacher-url", "-", "--teacher-url", "-"], "2 times --teacher-url"),
+        (["--teacher", "openai/x", "--teacher-url", "ftp://x"], "no URL of an endpoint"),
+        (["--teacher", "reference", "--fallback", "llamacpp/nowhere.gguf"], "no file nowhere.gguf"),
+    ],
+)
+def test_teachers_that_cannot_be_are_told_before_anything_is_asked(
+    tmp_path: Path, words: list[str], message: str
+) -> None:
+    write_inputs(tmp_path, 1)
+    result = run(*command(tmp_path, *words))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out.jsonl").exists()
