@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lema_local.cli.progress import notice, progress_bar
+from lema_local.cli.student_options import ENGINE_NAMES, engine_options, make_block
 
 if TYPE_CHECKING:
     from lema_local.prompts import CotPrompt
@@ -66,6 +67,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="TAG",
     help="Tag of the questions to report by (repeatable) [level, subject, steps].",
 )
+@engine_options
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many of each QUESTIONS.")
 @click.option("--json", "is_json", is_flag=True, help="Print the scores as JSON.")
 def evaluate(
@@ -93,17 +95,18 @@ def evaluate(
         --prompt-style completion --samples 8 --out eval/lema
     """
     from lema_local.prompts import load_cot_prompt
-    from lema_local.recipe import QuestionSource, StudentBlock
+    from lema_local.recipe import QuestionSource
     from lema_local.runs import write_text
     from lema_local.stages.evaluate import EvaluateSettings, score_predictions
     from lema_local.wiring import load_source
 
     asked = [one for spec in questions for one in load_source(QuestionSource(source=spec, limit=limit))]
     _refuse_repeated(asked)
-    block = StudentBlock.model_validate({"model": student, "url": student_url, "prompt_style": prompt_style})
+    block = make_block(student, student_url, prompt_style, given)
     groups = {"group_by": list(given.pop("group_by"))} if given["group_by"] else {}
     given.pop("group_by", None)
-    settings = EvaluateSettings.model_validate(given | groups)
+    scoring = {name: value for name, value in given.items() if name not in ENGINE_NAMES}
+    settings = EvaluateSettings.model_validate(scoring | groups)
     row = arm or (adapter.stem if adapter else "base")
     loaded = load_cot_prompt(prompt)
     greedy, sampled = _answer(asked, block, adapter, loaded, settings, out_dir, row)
