@@ -38,7 +38,7 @@ from lema_local.teachers.journal_views import list_replies
 from lema_local.teachers.prices import Price, most_prompt_tokens
 from lema_local.teachers.settings import TeacherSettings
 from lema_local.teachers.team import Member, choose_member, open_member
-from lema_local.wiring import EMBEDDED, load_source, student_path
+from lema_local.wiring import load_source, student_path
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text, about; for what no reply in the journal tells better."""
@@ -569,7 +569,12 @@ def _plan_memory(recipe: Recipe, missing: list[str]) -> tuple[list[str], float |
     """Return what training and export need, in words, and the disk for the converted base and the adapters, GiB."""
     block = recipe.student
     try:
-        if block.url is None and block.model != EMBEDDED and block.model.startswith("hf:"):
+        if block.url is not None and block.base is None:
+            missing.append(
+                f"student.base: {block.model} is served at {block.url}; what is trained is to be named"
+            )
+            return ["- (no base is named)"], None
+        if block.url is None and block.base is None and block.model.startswith("hf:"):
             missing.append(f"student: {block.model} is fetched from the hub where it is not here yet")
             return ["- (the student's file is not looked for on the hub)"], None
         base = block.base or str(student_path(block))

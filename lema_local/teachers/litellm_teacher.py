@@ -15,6 +15,7 @@ import re
 import sys
 import time
 import warnings
+from functools import cached_property
 from typing import Any
 
 from lema_local.errors import BackendError, BackendUnavailable
@@ -154,7 +155,7 @@ class LiteLLMTeacher:
         )
         return parameter in (known or ())
 
-    @property
+    @cached_property
     def can_write_json(self) -> bool:
         """Whether the model has a mode for JSON."""
         return self._takes("response_format")
