@@ -219,7 +219,7 @@ def _print_result(result: Any, *, is_json: bool) -> None:
 
     if not this_process().is_main:
         return
-    if (result.adapter_dir / "lema_base.json").is_file():
+    if (result.adapter_dir / "adapter_config.json").is_file():  # of a whole model this card would be wrong
         write_model_card(result.adapter_dir)
     if is_json:
         click.echo(json.dumps(asdict(result), default=str))

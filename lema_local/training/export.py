@@ -110,6 +110,11 @@ def _read_config(adapter_dir: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
+        if (adapter_dir / "config.json").is_file():
+            raise InputError(
+                f"{adapter_dir} holds a whole model, not an adapter",
+                hint="convert it with llama.cpp's convert_hf_to_gguf.py, or train with --method qlora or lora",
+            ) from err
         raise InputError(
             f"{adapter_dir} is no adapter: it has no adapter_config.json",
             hint="give the folder that lema train wrote",

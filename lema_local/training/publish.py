@@ -68,10 +68,12 @@ def publish(files: dict[str, Path], repository: str, *, is_private: bool, messag
 
 
 def _content(path: Path) -> str | bytes:
-    """Return what to upload: the file, the facts of the base without where it lay on this machine."""
-    if path.name != FACTS_NAME:
+    """Return what to upload: the file, without where the base lay on this machine."""
+    field = {FACTS_NAME: "source", "adapter_config.json": "base_model_name_or_path"}.get(path.name)
+    if field is None:
         return str(path)
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    if facts.get("kind") != "hub":
-        facts["source"] = Path(str(facts.get("source"))).name
-    return (json.dumps(facts, indent=2) + "\n").encode()
+    values = json.loads(path.read_text(encoding="utf-8"))
+    named = str(values.get(field) or "")
+    if not HUB_NAME.fullmatch(named):
+        values[field] = Path(named).name
+    return (json.dumps(values, indent=2) + "\n").encode()

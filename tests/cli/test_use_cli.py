@@ -144,6 +144,9 @@ def test_told_to_the_adapter_and_its_card_are_uploaded(adapter_dir: Path, tmp_pa
     assert files["README.md"] == (adapter_dir / "README.md").read_bytes()
     assert files["adapter_model.safetensors"] == (adapter_dir / "adapter_model.safetensors").read_bytes()
     assert json.loads(files["lema_base.json"])["source"] == "llama.gguf"  # not where it lies on this machine
+    own = json.loads((adapter_dir / "adapter_config.json").read_text())
+    sent = json.loads(files["adapter_config.json"])
+    assert sent == {**own, "base_model_name_or_path": Path(own["base_model_name_or_path"]).name}
 
 
 def test_upload_that_cannot_be_is_one_message(adapter_dir: Path, tmp_path: Path) -> None:

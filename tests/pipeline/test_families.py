@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_gguf import CHAT_TEMPLATE
 from tiny_hf import FAMILIES, ROTATED, Pair, make_adapter, make_examples, write_pair
 
 from lema_local.stages.export import check_exported, describe_fidelity
+from lema_local.stages.train import train_arm
 from lema_local.students import open_student
 from lema_local.training import export
 from lema_local.training.base import MAX_MEAN_KL, MIN_SAME_TOP, FidelityResult, TrainSettings
@@ -84,6 +86,21 @@ def test_leaving_out_the_order_of_rotated_rows_is_noticed(
     assert fidelity.divergence is not None
     assert not fidelity.divergence.is_within_bound
     assert not fidelity.is_same_student
+
+
+def test_student_asked_in_chats_is_the_trained_one(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path, "qwen2", chat_template=CHAT_TEMPLATE)
+    trainer = LocalTrainer(pair.folder, pair.gguf_path)
+    student = open_student(str(pair.gguf_path))
+    assert student.prompt_style == "chat"
+    settings = QUICK.model_copy(update={"prompt_style": "chat"})
+    result = train_arm(EXAMPLES, trainer, settings, tmp_path / "out", lambda *_: None, student)
+    student.close()
+    trainer.export(result.adapter_dir, tmp_path / "adapter.gguf")
+    fidelity = _compare(pair, trainer, result.adapter_dir, tmp_path / "adapter.gguf")
+    assert fidelity.is_same_student, describe_fidelity(fidelity)
+    assert fidelity.without_adapter is not None
+    assert fidelity.without_adapter.mean_kl > 0.1
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,11 @@ def test_what_is_no_adapter_is_told(llama: Pair, adapter: Path, tmp_path: Path) 
         export_adapter(torn, llama.gguf_path, tmp_path / "adapter.gguf")
 
 
+def test_whole_model_is_no_adapter(llama: Pair, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds a whole model, not an adapter"):
+        export_adapter(llama.folder, llama.gguf_path, tmp_path / "adapter.gguf")
+
+
 def test_failed_writing_leaves_no_file_under_the_name(llama: Pair, adapter: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
