@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
-from lema_local.errors import BackendUnavailable, InputError
+from lema_local.errors import BackendUnavailable, InputError, LemaError
 from lema_local.students.base import EngineOptions
 from lema_local.students.decoder import Layout
 from lema_local.students.layout import (
@@ -98,6 +99,7 @@ def requantize_gguf(source: Path, target: Path, kind: str, threads: int | None =
     Raises:
         InputError: If both are the same file.
         BackendUnavailable: If `source` is no GGUF model or llama.cpp cannot quantize it so.
+        LemaError: If the file cannot be written; what stood under the name stays.
     """
     check_is_gguf(source)
     if target.exists() and target.samefile(source):
@@ -111,7 +113,19 @@ def requantize_gguf(source: Path, target: Path, kind: str, threads: int | None =
     clear_log()
     try:
         if lib.llama_model_quantize(str(source).encode(), str(partial).encode(), params) != 0:
-            raise BackendUnavailable(f"llama.cpp cannot write {source} as {kind}: {last_error()}")
+            raise _quantize_failure(source, target, kind)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _quantize_failure(source: Path, target: Path, kind: str) -> LemaError:
+    """Say why llama.cpp gave up."""
+    cause = last_error()
+    if "iostream" not in cause:  # that is all it says of a write that failed
+        return BackendUnavailable(f"llama.cpp cannot write {source} as {kind}: {cause}")
+    free = shutil.disk_usage(target.parent).free if target.parent.is_dir() else 0
+    return LemaError(
+        f"cannot write {target} ({free / 2**20:,.1f} MiB free there); what stood under that name is kept",
+        hint="free some space, or give a folder on a larger disk that you may write to",
+    )

@@ -82,7 +82,7 @@ def check_room(path: Path, needed: int) -> None:
         free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise LemaError(
-            f"no room for {path}: {needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free",
+            f"no room for {path}: {needed / 2**20:,.1f} MiB needed, {free / 2**20:,.1f} MiB free",
             hint="free some space, or give a folder on a larger disk",
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from command import lema as run_lema
 from tiny_gguf import CHAT_TEMPLATE, TinyModel, write_model
 from tiny_hf import FAMILIES, Pair, make_adapter, make_examples, write_pair
 
@@ -210,7 +211,7 @@ def test_full_disk_is_told_and_the_old_file_stays(
     out.write_text("the old one")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(LemaError, match=r"no room for .*merged.gguf: 0.00 GiB needed, 0.00 GiB free"):
+    with pytest.raises(LemaError, match=r"no room for .*merged.gguf: 0.2 MiB needed, 0.0 MiB free"):
         merge_adapter(adapter, pair.gguf_path, out)
     assert out.read_text() == "the old one"
     assert [path.name for path in tmp_path.iterdir()] == ["merged.gguf"]
@@ -229,3 +230,32 @@ def test_type_without_merge_is_refused(pair: Pair, adapter: Path, tmp_path: Path
     )
     assert done.exit_code == 2
     assert "--type goes with --merge" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")
+def test_disk_that_runs_full_while_quantizing_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    base, out = write_model(tmp_path / "base.gguf"), tmp_path / "q8.gguf"
+    out.write_text("the old one")
+    done = run_lema(
+        "students",
+        "requantize",
+        base,
+        out,
+        "--type",
+        "q8_0",
+        home=tmp_path / "home",
+        before=_allow_small_files,
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"cannot write {out}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert out.read_text() == "the old one"
+    assert sorted(path.name for path in tmp_path.glob("*.gguf*")) == ["base.gguf", "q8.gguf"]
+
+
+def _allow_small_files() -> None:
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
