@@ -434,6 +434,11 @@ class Pipeline:
             return sum(path.verdict == "correct" for path in sampled.paths) / len(questions)
 
         examples = build_held_out(questions, self.recipe.build)
+        if not examples:
+            self.tell(
+                "The held-out questions have no rationales to look at: the last adapter is the one kept"
+            )
+            return None
         return Validation(examples, answer if settings.validate_answers_every else None)
 
     def do_export(self) -> None:

@@ -9,15 +9,17 @@ One block per stage. A stage's settings are defined beside the stage; here they 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from lema_local.errors import RecipeError
+from lema_local.datasets import check_spec
+from lema_local.errors import LemaError, RecipeError
 from lema_local.jsonl import describe_problems
+from lema_local.prompts import load_correction_prompt, load_cot_prompt
 from lema_local.shipped import shipped_folder
 from lema_local.stages.augment import AugmentSettings
 from lema_local.stages.build import BuildSettings
@@ -248,13 +250,64 @@ def check_recipe(values: dict[str, Any], where: str) -> Recipe:
     Raises:
         RecipeError: With all problems at once, unknown keys with the nearest known one.
     """
+    problems: list[str] = []
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as err:
         problems = [_describe_problem(item) for item in err.errors()]
+    problems += _check_names(values)
+    if problems:
         raise RecipeError(
             describe_problems(where, problems), hint="lema recipes show quickstart prints a full example"
-        ) from err
+        )
+    return recipe
+
+
+PROMPTS: Mapping[tuple[str, str], Callable[[str], object]] = {
+    ("sample", "prompt"): load_cot_prompt,
+    ("correct", "prompt"): load_correction_prompt,
+    ("augment", "prompt"): load_cot_prompt,
+    ("build", "cot_prompt"): load_cot_prompt,
+}
+"""Where a recipe names a prompt, and what reads it."""
+
+
+def _check_names(values: Mapping[str, Any]) -> list[str]:
+    """Return the problems with prompts, datasets and splits that a recipe names; files of questions may come later."""
+    problems = []
+    for (block, key), load in PROMPTS.items():
+        named = _inner(values, block).get(key)
+        if isinstance(named, str):
+            problems += _try(f"{block}.{key}", load, named)
+    for name, source in _list_sources(_inner(values, "questions")):
+        problems += _try(name, check_spec, source)
+    return problems
+
+
+def _inner(values: Mapping[str, Any], block: str) -> Mapping[str, Any]:
+    found = values.get(block)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _list_sources(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (name, spec) of each source of questions that a recipe names."""
+    tests = block.get("test")
+    given = {"train": block.get("train"), "validation": block.get("validation")} | {
+        f"test.{place}": one for place, one in enumerate(tests if isinstance(tests, list) else [])
+    }
+    for name, one in given.items():
+        spec = one.get("source") if isinstance(one, Mapping) else one
+        if isinstance(spec, str) and spec.partition("@")[0] != "quickstart":
+            yield f"questions.{name}", spec
+
+
+def _try(name: str, check: Callable[[str], object], value: str) -> list[str]:
+    """Return what a check says against a value."""
+    try:
+        check(value)
+    except LemaError as err:
+        return [f"{name}: {err}" + (f" ({err.hint})" if err.hint else "")]
+    return []
 
 
 def dump_recipe(recipe: Recipe) -> str:

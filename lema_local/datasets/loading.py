@@ -64,6 +64,24 @@ def parse_spec(spec: str) -> Spec:
     )
 
 
+def check_spec(spec: str) -> None:
+    """Make sure that a spec names a known dataset and a split of it, without opening anything.
+
+    Raises:
+        InputError: If it does not.
+    """
+    parsed = parse_spec(spec)
+    if parsed.dataset in DATASETS:
+        _check_split(DATASETS[parsed.dataset], parsed.split)
+
+
+def _check_split(dataset: Dataset, split: str | None) -> None:
+    if split is not None and split not in dataset.splits:
+        raise InputError(
+            f"{dataset.name} has no split '{split}'", hint=f"its splits: {', '.join(dataset.splits)}"
+        )
+
+
 def _cut_split(text: str) -> tuple[str, str | None]:
     """Cut `@SPLIT` off; an `@` in a path that exists belongs to the path."""
     match = re.fullmatch(r"(.*)@([\w-]+)", text)
@@ -175,10 +193,7 @@ def _load_own(spec: Spec, mapping: Mapping[str, str]) -> list[Question]:
 
 
 def _load_dataset(dataset: Dataset, spec: Spec) -> list[Question]:
-    if spec.split is not None and spec.split not in dataset.splits:
-        raise InputError(
-            f"{dataset.name} has no split '{spec.split}'", hint=f"its splits: {', '.join(dataset.splits)}"
-        )
+    _check_split(dataset, spec.split)
     if spec.path is None:
         split = spec.split or next(iter(dataset.hub.splits if dataset.hub else dataset.splits))
         return _load_hub(dataset, dataset.hub, split)

@@ -45,7 +45,7 @@ Measure = Callable[[str], int]
 """How long a completion is: in trained tokens, or in characters."""
 MAX_LISTED = 1000
 
-_INSTRUCTION = "For the following math problem, the original solution is incorrect."
+_INSTRUCTION = "For the following {kind}, the original solution is incorrect."
 """Of a correction example's prompt; it asserts the mistake, the teacher's prompt only allows for one."""
 
 
@@ -348,6 +348,7 @@ def _build_correction(question: Question, correction: Correction, settings: Buil
     if question.choices:
         asked += f"Candidate Answers: {format_choices(question.choices)}\n"
     original = number_steps(correction.original_steps)
+    kind = "multiple-choice question" if question.choices else "math problem"
     kept = [part for part in PARTS if part not in settings.leave_out]
     texts = format_correction_parts(
         correction.incorrect_step or 1,
@@ -358,7 +359,7 @@ def _build_correction(question: Question, correction: Correction, settings: Buil
     return TrainingExample(
         id=f"{_name(correction)}/correction",
         kind="correction",
-        prompt=f"{_INSTRUCTION} {_ask_for(kept)}\n{asked}Original Solution: {{\n{original}\n}}\n"
+        prompt=f"{_INSTRUCTION.format(kind=kind)} {_ask_for(kept)}\n{asked}Original Solution: {{\n{original}\n}}\n"
         f"{CORRECTION_CUES[kept[0]]}",
         completion=f" {answer}",
         question_id=question.id,
