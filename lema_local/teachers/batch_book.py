@@ -17,7 +17,7 @@ from typing import Literal
 
 from lema_local.errors import InputError
 from lema_local.teachers.base import RawReply, TeacherRequest
-from lema_local.teachers.journal import Journal, Ticket, content_of, insert_reply, pack, pack_reply
+from lema_local.teachers.journal import Journal, Ticket, insert_reply, insert_request
 from lema_local.teachers.prices import Price
 
 BatchState = Literal["exported", "submitting", "submitted", "ended"]
@@ -168,13 +168,12 @@ class BatchBook:
 
         A reply without its tokens costs the worst case.
         """
-        packed = pack_reply(reply)
 
         def work(db: sqlite3.Connection, max_tokens: int, worst_usd: float) -> float:
             cost = worst_usd if reply.completion_tokens is None else reply.cost_usd
             call_id = self._book(db, batch, key, max_tokens, worst_usd, "answered", cost, None)
             ticket = Ticket(call_id, key, max_tokens)
-            insert_reply(db, ticket, replace(reply, cost_usd=cost), packed, time.time())
+            insert_reply(db, ticket, replace(reply, cost_usd=cost), time.time())
             return cost
 
         return self._settle(batch, key, "answered", work)
@@ -284,10 +283,8 @@ def _insert_batch(db: sqlite3.Connection, batch: Batch, items: Sequence[BatchIte
             *(batch.sha256, *price, time.time(), batch.state, batch.remote_id, batch.remote_status),
         ),
     )
-    db.executemany(
-        "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)",
-        [(item.request_key, batch.teacher, batch.identity, pack(content_of(item.request))) for item in items],
-    )
+    for item in items:
+        insert_request(db, item.request_key, batch.teacher, batch.identity, item.request)
     db.executemany(
         "INSERT INTO batch_items VALUES (?, ?, ?, ?, 'open')",
         [(batch.batch_id, item.request_key, item.request.max_tokens, item.worst_usd) for item in items],

@@ -47,6 +47,7 @@ class Budget:
         self._spent_usd = spent_usd
         self._calls = calls
         self._open: set[Reservation] = set()
+        self._reserved_usd = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -57,8 +58,7 @@ class Budget:
     @property
     def reserved_usd(self) -> float:
         """Dollars that calls in flight may cost at most."""
-        with self._lock:
-            return sum(one.worst_usd for one in self._open)
+        return self._reserved_usd
 
     @property
     def calls(self) -> int:
@@ -74,27 +74,32 @@ class Budget:
         with self._lock:
             if self.max_calls is not None and self._calls >= self.max_calls:
                 raise BudgetReached(f"the budget of {self.max_calls} calls is used up")
-            reserved = sum(one.worst_usd for one in self._open)
-            if self._exceeds(self._spent_usd + reserved + worst_usd):
+            if self._exceeds(self._spent_usd + self._reserved_usd + worst_usd):
                 if not self._open or self._exceeds(self._spent_usd + worst_usd):
                     raise BudgetReached(self._describe(worst_usd))
                 return None
             self._calls += 1
             reservation = Reservation(worst_usd)
             self._open.add(reservation)
+            self._reserved_usd += worst_usd
             return reservation
 
     def settle(self, reservation: Reservation, cost_usd: float) -> None:
         """Replace what a call may cost by what it did cost."""
         with self._lock:
-            self._open.remove(reservation)
+            self._close(reservation)
             self._spent_usd += cost_usd
 
     def withdraw(self, reservation: Reservation) -> None:
         """Give back a reservation whose call was never sent."""
         with self._lock:
-            self._open.remove(reservation)
+            self._close(reservation)
             self._calls -= 1
+
+    def _close(self, reservation: Reservation) -> None:
+        self._open.remove(reservation)
+        # Sums of floats drift: with nothing open, nothing is reserved.
+        self._reserved_usd = self._reserved_usd - reservation.worst_usd if self._open else 0.0
 
     def _exceeds(self, usd: float) -> bool:
         return self.max_usd is not None and usd > self.max_usd + _ROUNDING_USD

@@ -169,7 +169,6 @@ class Journal:
             is out in one (unless asked anew); else a ticket, to be given back through `settle_reply` or
             `settle_failure`.
         """
-        content = pack(content_of(request))
 
         def work(db: sqlite3.Connection) -> StoredReply | Ticket | Busy | InBatch:
             if (stored := _find(db, key, request.max_tokens, after)) is not None:
@@ -181,9 +180,7 @@ class Journal:
                 return Busy()
             if not after and (batch_id := find_in_batch(db, key)) is not None:
                 return InBatch(batch_id)
-            db.execute(
-                "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)", (key, teacher, identity, content)
-            )
+            insert_request(db, key, teacher, identity, request)
             row = (key, self.file.session, scope, teacher, request.max_tokens, worst_usd, time.time())
             call = db.execute(
                 "INSERT INTO calls (request_key, session, scope, teacher, max_tokens, state, worst_usd, sent_at) "
@@ -197,11 +194,10 @@ class Journal:
 
     def settle_reply(self, ticket: Ticket, reply: RawReply) -> Future[StoredReply]:
         """Keep a reply; it stands on the disk when the future is done."""
-        packed = pack_reply(reply)
 
         def work(db: sqlite3.Connection) -> StoredReply:
             now = time.time()
-            ordinal = insert_reply(db, ticket, reply, packed, now)
+            ordinal = insert_reply(db, ticket, reply, now)
             _end_call(db, ticket, "answered", reply.cost_usd, now, None)
             return StoredReply(reply, name_reply(ticket.request_key, ordinal), ticket.max_tokens)
 
@@ -254,16 +250,22 @@ class Journal:
             return Spending(*db.execute(query, (scope,)).fetchone())
 
 
-def pack_reply(reply: RawReply) -> tuple[bytes, bytes]:
-    """Return a reply's words and body as they are kept."""
-    return pack({"text": reply.text, "reasoning": reply.reasoning}), pack(reply.body)
+# Packing is left to the journal's own thread: compressing takes the processor's time, but not Python's lock.
 
 
-def insert_reply(
-    db: sqlite3.Connection, ticket: Ticket, reply: RawReply, packed: tuple[bytes, bytes], now: float
-) -> int:
+def insert_request(
+    db: sqlite3.Connection, key: str, teacher: str, identity: str, request: TeacherRequest
+) -> None:
+    """Write what is asked, where it does not stand there yet."""
+    if db.execute("SELECT 1 FROM requests WHERE request_key=?", (key,)).fetchone() is None:
+        row = (key, teacher, identity, pack(content_of(request)))
+        db.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", row)
+
+
+def insert_reply(db: sqlite3.Connection, ticket: Ticket, reply: RawReply, now: float) -> int:
     """Write a reply; return which of its request's replies it is, from 0."""
-    words, body = packed
+    words = pack({"text": reply.text, "reasoning": reply.reasoning})
+    body = pack(reply.body)
     (ordinal,) = db.execute(
         "SELECT coalesce(max(ordinal) + 1, 0) FROM replies WHERE request_key=?", (ticket.request_key,)
     ).fetchone()
