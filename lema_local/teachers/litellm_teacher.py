@@ -111,6 +111,7 @@ class LiteLLMTeacher:
         self.price = price if price is not None else self._find_price()
         """Dollars per token; None where nobody knows."""
         self._has_own_price = price is not None
+        self._tell_price()
         self._identity = self._identify()
 
     @property
@@ -198,6 +199,19 @@ class LiteLLMTeacher:
         except (self._litellm.exceptions.ModelNotMappedError, self._litellm.exceptions.BadRequestError):
             return None
         return Price(info["input_cost_per_token"] or 0.0, info["output_cost_per_token"] or 0.0)
+
+    def _tell_price(self) -> None:
+        """Tell LiteLLM the price of a model of one's own: with each reply it looks for one, and takes long in vain.
+
+        Where it knows a model of this name nothing is told: another teacher may be that one, and costs what it costs.
+        """
+        if self._url is None or not self._is_local:
+            return
+        try:
+            self._litellm.get_model_info(self._name)
+        except (self._litellm.exceptions.ModelNotMappedError, self._litellm.exceptions.BadRequestError):
+            facts = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0, "mode": "chat"}
+            self._litellm.register_model({self._model: {"litellm_provider": self._provider, **facts}})
 
     def batch_price(self) -> Price | None:
         """Return the price in a batch: the one that was given, LiteLLM's, or half of the usual one.

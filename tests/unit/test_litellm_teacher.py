@@ -215,6 +215,21 @@ def test_known_models_have_litellms_price(monkeypatch: pytest.MonkeyPatch) -> No
     assert teacher.identity == ""
 
 
+def test_a_local_server_that_calls_itself_gpt_4o_leaves_the_price_of_gpt_4o_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FakeTeacher() as server:
+        local = [
+            open_teacher(name, url=server.url) for name in ("openai/gpt-4o", "openai/my-own", "gpt-4o-mini")
+        ]
+    assert [teacher.worst_case_usd(REQUEST) for teacher in local] == [0.0, 0.0, 0.0]
+    assert open_teacher("gpt-4o").worst_case_usd(REQUEST) == Price(2.5e-6, 1e-5).worst_usd(REQUEST)
+    assert open_teacher("gpt-4o-mini").worst_case_usd(REQUEST) == Price(1.5e-7, 6e-7).worst_usd(REQUEST)
+    with pytest.raises(BackendUnavailable, match="price of openai/another is not known"):
+        open_teacher("openai/another").worst_case_usd(REQUEST)
+
+
 def test_an_unknown_price_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     teacher = open_teacher("openai/no-such-model")
