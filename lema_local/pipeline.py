@@ -530,7 +530,7 @@ class Pipeline:
         for arm in self.recipe.train.arms:
             adapter_dir = self.runner.path("train", arm, "adapter")
             if adapter_dir.is_dir():
-                write_model_card(adapter_dir, run=found, arm=arm, run_dir=self.folder.path)
+                write_model_card(adapter_dir, run=found, arm=arm)
         self.tell(f"report: {out_dir / 'report.html'}")
 
     def describe_matching(self) -> str:

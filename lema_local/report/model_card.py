@@ -22,16 +22,13 @@ LICENCE = (
 )
 
 
-def write_model_card(
-    adapter_dir: Path, *, run: ReportData | None = None, arm: str | None = None, run_dir: Path | None = None
-) -> Path:
+def write_model_card(adapter_dir: Path, *, run: ReportData | None = None, arm: str | None = None) -> Path:
     """Write the card and return its path.
 
     Args:
         adapter_dir: What training wrote.
         run: What is known of the run that it belongs to; None: trained by itself, without scores.
         arm: The adapter's arm in that run.
-        run_dir: Searched for a contamination certificate beside the training files.
 
     Raises:
         InputError: If the folder holds no adapter of this project.
@@ -44,7 +41,7 @@ def write_model_card(
         *_training(record),
         *(_data(run, arm) if run else ()),
         *(_scores(run, arm) if run else ("## Scores", "", "None have been taken yet.", "")),
-        *_contamination(run_dir),
+        *_contamination(run, arm),
         "## Licence", "", LICENCE, "",
         *_recipe(run),
     ]  # fmt: skip
@@ -160,14 +157,15 @@ def _scores(run: ReportData, arm: str | None) -> Iterator[str]:
     yield ""
 
 
-def _contamination(run_dir: Path | None) -> Sequence[str]:
-    folder = run_dir / "5_build" if run_dir else None
-    found = sorted(folder.glob("*contamination*.json")) if folder and folder.is_dir() else []
-    heading = ("## Contamination with test questions", "")
+def _contamination(run: ReportData | None, arm: str | None) -> Iterator[str]:
+    """Yield what the certificate of the arm's training file says."""
+    yield "## Contamination with test questions"
+    yield ""
+    found = [one for one in run.certificates if one.file == f"{arm}.jsonl"] if run else []
+    yield from (f"{one.sentence} SHA-256 of the training file: `{one.sha256}`" for one in found)
     if not found:
-        return (*heading, "No certificate: it has not been checked.", "")
-    texts = [f"`{path.name}`:\n\n```json\n{path.read_text(encoding='utf-8').strip()}\n```" for path in found]
-    return (*heading, *texts, "")
+        yield "No certificate: it has not been checked."
+    yield ""
 
 
 def _recipe(run: ReportData | None) -> Sequence[str]:

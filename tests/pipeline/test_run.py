@@ -121,6 +121,7 @@ def test_exported_students_come_with_what_others_need_to_run_them(
         card = (run / "6_train" / arm / "adapter" / "README.md").read_text()
         assert f"| **{arm}** | quickstart | cot-zero-shot |" in card
         assert "Teacher reference" in card
+        assert f"{arm}.jsonl: of 32 questions none shares its text with a test question" in card
         assert "## Recipe" in card
     report = (run / "9_report/report.md").read_text()
     assert "logits of llama.cpp against torch: mean KL" in report
