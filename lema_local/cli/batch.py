@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -231,8 +232,10 @@ def submit_command(requests: tuple[Path, ...], max_usd: float | None) -> None:
             try:
                 _check_budget(one, journal, book, max_usd)
             except BudgetReached as err:
+                enough = math.ceil(100 * (_spent(one, journal) + book.count(one.batch_id).open_usd)) / 100
                 raise BudgetReached(
-                    f"{err}; files before it are sent", hint=same_command(max_usd=2 * (max_usd or 0.5))
+                    f"{one.requests_path} is not sent: {err}; files before it are",
+                    hint=same_command(max_usd=enough),
                 ) from err
             remote = _submit(one, book, service(one))
             click.echo(f"{remote.remote_id}  {remote.status}  {one.requests_path}")

@@ -24,7 +24,7 @@ def _write_param(param: click.Parameter, value: Any) -> list[str]:
     if value is None or value is False or value == param.default:
         return []
     if isinstance(param, click.Argument):
-        return [str(value)]
+        return [str(one) for one in value] if isinstance(value, tuple) else [str(value)]
     flag = max(param.opts, key=len)
     if value is True:
         return [flag]

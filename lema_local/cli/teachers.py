@@ -117,6 +117,7 @@ def _read_teachers(flags: dict[str, Any]) -> list[TeacherSettings]:
             f"{len(urls)} times --teacher-url, but {len(names)} teachers",
             hint="one URL for each, in their order",
         )
+    _check_urls(urls)
     common = {key: flags[key] for key in ("price_in", "price_out", "system_prompt", "reasoning_effort")}
     found = []
     for name, url in zip(names, [*urls, *["-"] * (len(names) - len(urls))], strict=True):
@@ -127,6 +128,15 @@ def _read_teachers(flags: dict[str, Any]) -> list[TeacherSettings]:
             )
         )
     return found
+
+
+def _check_urls(urls: Sequence[str | None]) -> None:
+    """Refuse a key in a URL, in our words: those of the settings' own check would repeat it."""
+    from lema_local.keys import check_url
+    from lema_local.teachers import ENDPOINT_KEY
+
+    for url in urls:
+        check_url(url or "", ENDPOINT_KEY)
 
 
 def read_one_teacher(flags: dict[str, Any]) -> TeacherSettings:
@@ -181,6 +191,7 @@ def _read_fallback(flags: dict[str, Any]) -> TeacherSettings | None:
         "price_out": flags["fallback_price_out"],
         "system_prompt": flags["system_prompt"],
     }
+    _check_urls([flags["fallback_url"]])
     return TeacherSettings(
         model=flags["fallback"], url=flags["fallback_url"], **_for_model(flags["fallback"], common)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -252,7 +253,9 @@ def test_the_cap_holds_over_files_and_what_is_out_is_not_asked_twice(folder: Pat
         stopped = run("batch", "submit", first, second, "--max-usd", cap)
         assert stopped.exit_code == 3
         assert "is used up" in stopped.stderr
-        assert "lema batch submit" in stopped.stderr
+        again = shlex.split(stopped.stderr.partition("Try: ")[2])
+        assert again[-5:-2] == ["submit", str(first), str(second)]
+        assert float(again[-1]) == pytest.approx(2 * exported["files"][0]["open_usd"], abs=0.02)
         assert len(server.batches) == 1
         assert run("batch", "submit", first, second, "--max-usd", cap).exit_code == 3
         assert len(server.batches) == 1, "a file is sent once"

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from command import LEMA, environment, start, tiny
 from fake_teacher import FakeTeacher
+from sums import write_inputs
 
 from lema_local.cli import lema
 
@@ -56,6 +57,27 @@ def test_a_key_on_the_command_line_is_refused_and_not_repeated() -> None:
     assert result.exit_code == 2
     assert call("keys", "set", "path", given=KEY).exit_code == 2
     assert call("keys", "set", "OPENAI_API_KEY", given="").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("correct", "--teacher-url"),
+        ("correct", "--fallback-url"),
+        ("augment", "--teacher-url"),
+        ("batch export", "--teacher-url"),
+    ],
+)
+def test_a_key_in_a_url_is_refused_and_not_repeated(command: str, option: str, tmp_path: Path) -> None:
+    write_inputs(tmp_path, 1)
+    paths, questions = str(tmp_path / "paths.jsonl"), str(tmp_path / "questions.jsonl")
+    words = [*command.split(), questions if command == "augment" else paths, "--teacher", "openai/x"]
+    words += [] if command == "augment" else ["--questions", questions]
+    if option == "--fallback-url":
+        words += ["--teacher-url", "http://127.0.0.1:9/v1", "--fallback", "openai/y"]
+    result = call(*words, option, f"http://me:{KEY}@host/v1", "--out", str(tmp_path / "out.jsonl"))
+    assert result.exit_code == 2
+    assert "holds a password or a key" in result.stderr
 
 
 def processes_of(process: subprocess.Popen[str]) -> list[str]:
