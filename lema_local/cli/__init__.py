@@ -20,6 +20,7 @@ COMMANDS = {
     "status": ("status:status", "Say where a run stands, and what to type next."),
     "doctor": ("doctor:doctor", "Say what works on this machine, and what mends the rest."),
     "report": ("run:report", "Write report.html and report.md of a run again."),
+    "review": ("review:review", "Grade corrections in your browser, on this machine only."),
     "sample": ("sample:sample", "Sample reasoning paths from a student."),
     "import-paths": ("import_paths:import_paths", "Take over reasoning paths made elsewhere."),
     "correct": ("teachers:correct", "Let a teacher correct the mistakes among paths."),

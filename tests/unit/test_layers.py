@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "lema_local"
 LAYERS = (
     {"errors"},
     {"records", "steps", "arithmetic", "jsonl", "shipped", "home", "quickstart"},
-    {"runs", "run_progress", "resuming", "keys", "sample_budget"},
+    {"runs", "run_progress", "resuming", "keys", "sample_budget", "grades"},
     {"stage_runner"},
     {"run_status"},
     {"answers", "statistics", "contamination"},
@@ -22,7 +22,7 @@ LAYERS = (
     {"students", "teachers", "training"},
     {"stages"},
     {"recipe", "report", "sampling", "teamwork", "teacher_bench"},
-    {"wiring", "doctor"},
+    {"wiring", "doctor", "review"},
     {"pipeline", "planning"},
     {"cli"},
     {"__main__"},
@@ -38,6 +38,7 @@ OWNERS = {
     "torch": "training", "transformers": "training", "peft": "training", "trl": "training",
     "bitsandbytes": "training", "gguf": "training", "llama_cpp": "students", "litellm": "teachers",
     "sympy": "answers", "math_verify": "answers",
+    "starlette": "review", "uvicorn": "review", "latex2mathml": "report",
 }  # fmt: skip
 HEAVY = {*OWNERS, "datasets", "matplotlib", "scipy", "statsmodels", "rich", "pebble", "huggingface_hub"}
 

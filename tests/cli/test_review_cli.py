@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from command import lema as run_lema
+from fake_run import FakeRun
+
+from lema_local.cli import lema
+from lema_local.review.server import LOOPBACK
+
+
+def refused(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(lema, ["review", *map(str, arguments), "--no-open"])
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_a_run_without_corrections_is_refused(tmp_path: Path) -> None:
+    assert "holds no accepted correction" in refused(tmp_path)
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    run = FakeRun(train=8, test=4).write(tmp_path / "fake").path
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        taken.listen()
+        told = refused(run, "--port", str(taken.getsockname()[1]))
+    assert "cannot open port" in told
+    assert "leave out --port" in told
+
+
+def test_grades_that_cannot_be_kept_are_told(tmp_path: Path) -> None:
+    run = FakeRun(train=8, test=4).write(tmp_path / "fake").path
+    assert "no folder" in refused(run, "--grades", tmp_path / "nowhere/grades.sqlite")
+    (run / "grades.sqlite").write_bytes(b"something else " * 100)
+    assert "--grades FILE" in refused(run)
+    assert "--reviewer" in refused(run, "--reviewer", "a\nb")
+
+
+def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path, lema_home: Path) -> None:
+    import os
+
+    if os.geteuid() == 0 and not _can_drop_rights():
+        pytest.skip("root may write everywhere, and setpriv is not there to be somebody else")
+    run = FakeRun(train=8, test=4).write(tmp_path / "fake").path
+    run.chmod(0o555)
+    try:
+        told = run_lema("review", run, "--no-open", home=lema_home, before=_drop_rights)
+    finally:
+        run.chmod(0o755)
+    assert told.returncode == 2, told.stderr
+    assert "--grades FILE" in told.stderr
+
+
+def _can_drop_rights() -> bool:
+    return subprocess.run(["true"], preexec_fn=_drop_rights, check=False).returncode == 0
+
+
+def _drop_rights() -> None:
+    """In a child: root without the right to write where the mode forbids it (CAP_DAC_OVERRIDE)."""
+    import ctypes
+    import os
+
+    if os.geteuid() == 0:
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.prctl(24, 1, 0, 0, 0) or library.prctl(24, 2, 0, 0, 0):  # PR_CAPBSET_DROP
+            raise OSError(ctypes.get_errno(), "cannot drop rights")
