@@ -60,6 +60,8 @@ class Dataset:
 def need_text(row: Row, name: str) -> str:
     """Return a field that has to be there and not be blank."""
     value = row.get(name)
+    if value is None and name in row:
+        raise RowProblem(f"the field '{name}' is null")
     if value is None:
         raise RowProblem(f"no field '{name}' (found: {', '.join(map(str, row)) or 'none'})")
     text = read_scalar(value, name)

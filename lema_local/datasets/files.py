@@ -20,6 +20,10 @@ def iterate_rows(path: Path, problems: list[str]) -> Iterator[Placed]:
     Raises:
         InputError: If the file cannot be read at all.
     """
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder", hint="give the file in it, or NAME:FOLDER for a dataset's release"
+        )
     if not path.is_file():
         raise InputError(f"no such file: {path}", hint="check the path")
     if path.suffix.lower() in (".csv", ".tsv"):
@@ -64,13 +68,17 @@ def _iterate_csv(path: Path, problems: list[str]) -> Iterator[Placed]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.DictReader(_read_text(path).splitlines(keepends=True), delimiter=delimiter, strict=True)
     before = 1  # the header's line
+    twice = sorted({name for name in reader.fieldnames or [] if (reader.fieldnames or []).count(name) > 1})
+    if twice:
+        problems.append(f"line 1: several columns are called {', '.join(map(repr, twice))}")
+        return
     while True:
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as err:
-            problems.append(f"line {reader.line_num}: {err}")
+            problems.append(f"line {before + 1}: {err}")
             return
         line, before = before + 1, reader.line_num
         if None in row or None in row.values():

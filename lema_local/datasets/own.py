@@ -58,6 +58,8 @@ def _find(row: Row, name: str, mapping: Mapping[str, str]) -> str | None:
 
 def _need(row: Row, name: str, mapping: Mapping[str, str]) -> str:
     field = mapping.get(name, name)
+    if _look_up(row, field) is None and field in row:
+        raise RowProblem(f"the field '{field}' is null")
     if _look_up(row, field) is None:
         raise RowProblem(f"no field '{field}' for {name} (found: {', '.join(map(str, row)) or 'none'})")
     value = _find(row, name, mapping)

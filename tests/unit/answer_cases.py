@@ -526,6 +526,43 @@ EXPRESSIONS = [
     ("\\frac{a}{b}", "b/a", False),
 ]
 
+NEAR_MISSES = [  # what a lax grader lets through
+    ("1728", "1331 and 1728", False),
+    ("1728", "1,728,000", False),
+    ("1728", "\\{1331, 1728\\}", False),
+    ("50%", "0.5", False),
+    ("50%", "\\frac{1}{2}", False),
+    ("0.05", "5%", False),
+    ("0.999", "1", False),
+    ("1", "0.999999", False),
+    ("\\frac{22}{7}", "\\pi", False),
+    ("\\pi", "3.14", False),
+    ("\\pi", "\\frac{22}{7}", False),
+    ("\\sqrt{2}", "1.4", False),
+    ("\\sqrt{2}", "-\\sqrt{2}", False),
+    ("\\sqrt{2}", "\\pm\\sqrt{2}", False),
+    ("\\sqrt[3]{2}", "\\sqrt{2}", False),
+    ("(0,1)", "[0,1]", False),
+    ("(0,1)", "(0,1]", False),
+    ("(0,1)", "(1,0)", False),
+    ("x \\le 3", "x < 3", False),
+    ("x \\le 3", "x \\ge 3", False),
+    ("x \\ne 3", "x = 3", False),
+    ("2^{100}", "2^{100}+1", False),
+    ("100!", "99!", False),
+    ("e^2", "e", False),
+    ("\\frac{a+b}{c}", "a+\\frac{b}{c}", False),
+    ("x^2-y^2", "(x-y)^2", False),
+    ("p-q", "q-p", False),
+    ("\\sin x", "\\cos x", False),
+    ("\\ln x", "\\log_2 x", False),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}2\\\\1\\end{pmatrix}", False),
+    ("7:15 a.m.", "7:15 p.m.", False),
+    ("Tuesday", "Thursday", False),
+    ("triangle", "rectangle", False),
+    ("12 hours", "12 days", False),
+]
+
 KINDS = {
     "numbers": NUMBERS,
     "units": UNITS,
@@ -535,5 +572,6 @@ KINDS = {
     "letters": LETTERS,
     "parts": PARTS,
     "expressions": EXPRESSIONS,
+    "near misses": NEAR_MISSES,
 }
 CASES = [(kind, *case) for kind, cases in KINDS.items() for case in cases]

@@ -284,6 +284,32 @@ def test_a_mapping_goes_with_own_files_only(tmp_path: Path) -> None:
         load_questions(f"gsm8k:{path}", mapping={"question": "problem"})
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "question,question,gold_answer\na,b,2\n", "line 1: several columns are called 'question'"),
+        ("a.csv", 'question,gold_answer\n1?,2\n"b,2\n"d,e\n', "line 3: "),
+        ("a.csv", "question,gold_answer\n", "has no questions"),
+        ("a.csv", "question;gold_answer\n1?;2\n", "no field 'gold_answer'"),
+        ("a.jsonl", '{"question": "?", "gold_answer": null}\n', "line 1: the field 'gold_answer' is null"),
+        ("a.jsonl", '{"question": "?", "gold_answer": 1e999}\n', "line 1: the field 'gold_answer' is inf"),
+        ("a.json", '[{"question": "?"', "not valid JSON"),
+    ],
+)
+def test_odd_files_of_one_s_own_are_told(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+
+    with pytest.raises(InputError) as caught:
+        load_questions(f"own:{tmp_path / name}")
+
+    assert message in str(caught.value)
+
+
+def test_a_folder_is_no_file_of_one_s_own(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        load_questions(f"own:{tmp_path}")
+
+
 def test_asdiv_is_read_from_its_xml_and_keeps_numbers(tmp_path: Path) -> None:
     path = tmp_path / "ASDiv.xml"
     path.write_text(
