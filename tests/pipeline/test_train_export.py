@@ -5,6 +5,7 @@ From a GGUF, by QLoRA, back into GGUF; every family of models stands in test_fam
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -407,7 +408,10 @@ def test_two_processes_train_the_same_adapter_as_one(pair: Pair, tmp_path: Path)
 def test_missing_reporter_is_told_before_anything_is_loaded(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else object())
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else real(name, *more)
+    )
     settings = SHORT.model_copy(update={"report_to": ("wandb",)})
     with pytest.raises(BackendUnavailable, match=r"train.report_to: wandb is not installed") as caught:
         _train(pair.folder, tmp_path / "out", settings)
