@@ -313,6 +313,7 @@ def export(
     """Write the adapter in ADAPTER_DIR as a GGUF LoRA file, or merged into its base.
 
     Beside OUT.gguf stand OUT.Modelfile for Ollama, OUT.llama-server.sh and OUT.chat_template.jinja.
+    What `lema train --method full` wrote is written as a whole model, with tokenizer and template of the base GGUF.
 
     \b
     Example:
@@ -321,11 +322,17 @@ def export(
       lema export adapters/lema --base-gguf student.gguf --merge --type q4_0 --out lema-q4_0.gguf
       llama-server -m lema-q4_0.gguf
     """
+    from lema_local.training.whole import is_whole_model
+
+    for inner in (
+        adapter_dir / "adapter",
+        adapter_dir / "model",
+    ):  # what `lema train --out` wrote may be named
+        if not (adapter_dir / "adapter_config.json").exists() and inner.is_dir():
+            adapter_dir = inner
+    is_merged = is_merged or is_whole_model(adapter_dir)
     if kind and not is_merged:
         raise click.UsageError("--type goes with --merge: an adapter of its own is not quantized")
-    inner = adapter_dir / "adapter"  # what `lema train --out` wrote may be named itself
-    if not (adapter_dir / "adapter_config.json").exists() and inner.is_dir():
-        adapter_dir = inner
     result = (
         _merge(adapter_dir, base_gguf, out_path, kind or "f16")
         if is_merged
@@ -373,10 +380,12 @@ def _merge(adapter_dir: Path, base_gguf: Path, out_path: Path, kind: str) -> dic
     from lema_local.students.inspection import requantize_gguf
     from lema_local.training.export import check_not_base
     from lema_local.training.merge import merge_adapter
+    from lema_local.training.whole import export_whole_model, is_whole_model
 
+    write = export_whole_model if is_whole_model(adapter_dir) else merge_adapter
     check_not_base(out_path, base_gguf)
     merged = write_merged(
-        lambda path: merge_adapter(adapter_dir, base_gguf, path),
+        lambda path: write(adapter_dir, base_gguf, path),
         lambda source, target: requantize_gguf(source, target, kind),
         out_path,
     )

@@ -166,7 +166,7 @@ def _read_pairs(adapter_dir: Path, facts: GgufFacts) -> Iterator[Lora]:
         sides.setdefault(match["module"], {})[match["side"]] = tensor.float().numpy()
     for module, pair in sorted(sides.items()):
         name = _gguf_name(module, facts, adapter_dir)
-        b = _permute_rows(pair["B"], _rotated_heads(name, facts))
+        b = permute_rows(pair["B"], rotated_heads(name, facts))
         _check_shape(name, pair["A"], b, facts, adapter_dir)
         yield Lora(name, pair["A"], b)
 
@@ -203,7 +203,7 @@ def _gguf_name(module: str, facts: GgufFacts, adapter_dir: Path) -> str:
     return str(name)
 
 
-def _rotated_heads(name: str, facts: GgufFacts) -> int | None:
+def rotated_heads(name: str, facts: GgufFacts) -> int | None:
     """Return how many heads the rows of this matrix are rotated by; None where they stay in their order."""
     if facts.architecture not in ROTATED:
         return None
@@ -212,7 +212,7 @@ def _rotated_heads(name: str, facts: GgufFacts) -> int | None:
     return facts.kv_heads if name.endswith("attn_k.weight") else None
 
 
-def _permute_rows(b: Any, heads: int | None) -> Any:
+def permute_rows(b: Any, heads: int | None) -> Any:
     """Return LoRA B [out, rank] with each head's rows interleaved as llama.cpp's rotary embedding has them.
 
     Hugging Face rotates row i with row i + d/2 of a head, llama.cpp's NORM kind row 2i with row 2i + 1.

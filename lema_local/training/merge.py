@@ -30,7 +30,7 @@ HEADER_BYTES = 24  # magic, version, number of tensors, number of metadata entri
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
+class PlannedTensor:
     """One tensor of the file to be written."""
 
     source: Any
@@ -53,18 +53,18 @@ def merge_adapter(adapter_dir: Path, base_gguf: Path, out_path: Path) -> MergeRe
     check_not_base(out_path, base_gguf)
     adapter = read_adapter(adapter_dir, base_gguf)
     reader = open_gguf(base_gguf)
-    _check_whole(reader, base_gguf)
+    check_whole(reader, base_gguf)
     loras = {lora.name: lora for lora in adapter.loras}
     plan = [_plan_tensor(tensor, loras.get(tensor.name)) for tensor in reader.tensors]
     check_room(out_path, sum(tensor.bytes for tensor in plan) + reader.data_offset)
     partial = out_path.with_name(out_path.name + ".partial")
     try:
         with told_disk_errors(out_path), partial.open("wb") as out, base_gguf.open("rb") as base:
-            _write_head(out, reader, plan)
+            write_head(out, reader, plan)
             for tensor in plan:
                 for part in _parts(base, tensor, adapter.scale):
                     out.write(part)
-                _pad(out, int(reader.alignment))
+                pad(out, int(reader.alignment))
         finish(partial, out_path)
     finally:
         partial.unlink(missing_ok=True)
@@ -87,7 +87,12 @@ def check_room(path: Path, needed: int) -> None:
         )
 
 
-def _check_whole(reader: Any, path: Path) -> None:
+def check_whole(reader: Any, path: Path) -> None:
+    """Stop at a file that is a part of one, or of a big-endian machine.
+
+    Raises:
+        InputError: If it is.
+    """
     import gguf
 
     split = reader.fields.get("split.count")
@@ -97,16 +102,16 @@ def _check_whole(reader: Any, path: Path) -> None:
         raise InputError(f"{path} is a big-endian GGUF", hint="convert it: gguf-convert-endian")
 
 
-def _plan_tensor(tensor: Any, lora: Lora | None) -> _Tensor:
+def _plan_tensor(tensor: Any, lora: Lora | None) -> PlannedTensor:
     from gguf import GGMLQuantizationType as Kind
 
     if lora is None:
-        return _Tensor(tensor, tensor.tensor_type, int(tensor.n_bytes), None)
+        return PlannedTensor(tensor, tensor.tensor_type, int(tensor.n_bytes), None)
     kind = Kind.F32 if tensor.tensor_type == Kind.F32 else Kind.F16
-    return _Tensor(tensor, kind, int(tensor.n_elements) * (4 if kind == Kind.F32 else 2), lora)
+    return PlannedTensor(tensor, kind, int(tensor.n_elements) * (4 if kind == Kind.F32 else 2), lora)
 
 
-def _write_head(out: IO[bytes], reader: Any, plan: Sequence[_Tensor]) -> None:
+def write_head(out: IO[bytes], reader: Any, plan: Sequence[PlannedTensor]) -> None:
     """Write header, metadata as it is, and where each tensor will be."""
     end = reader.tensors[0].field.offset  # entries of tensors follow the metadata
     out.write(bytes(reader.data[:end]))
@@ -116,14 +121,15 @@ def _write_head(out: IO[bytes], reader: Any, plan: Sequence[_Tensor]) -> None:
         out.write(struct.pack(f"<Q{len(name)}sI", len(name), name, len(shape)))
         out.write(struct.pack(f"<{len(shape)}QIQ", *shape, int(tensor.kind), offset))
         offset += tensor.bytes + -tensor.bytes % int(reader.alignment)
-    _pad(out, int(reader.alignment))
+    pad(out, int(reader.alignment))
 
 
-def _pad(out: IO[bytes], alignment: int) -> None:
+def pad(out: IO[bytes], alignment: int) -> None:
+    """Fill up to the next multiple of `alignment` bytes."""
     out.write(bytes(-out.tell() % alignment))
 
 
-def _parts(base: IO[bytes], tensor: _Tensor, scale: float) -> Iterator[bytes]:
+def _parts(base: IO[bytes], tensor: PlannedTensor, scale: float) -> Iterator[bytes]:
     """Yield a tensor's bytes in the new file."""
     import gguf
     import numpy as np
@@ -145,7 +151,7 @@ def _parts(base: IO[bytes], tensor: _Tensor, scale: float) -> Iterator[bytes]:
         raw = np.frombuffer(base.read(count * row_bytes), np.uint8).reshape(count, row_bytes)
         weights = _dequantize(raw, source)
         delta = tensor.lora.b[start : start + count] @ tensor.lora.a
-        yield _checked(weights + np.float32(scale) * delta, number, source.name)
+        yield checked(weights + np.float32(scale) * delta, number, source.name)
 
 
 def _dequantize(raw: Any, source: Any) -> Any:
@@ -160,13 +166,16 @@ def _dequantize(raw: Any, source: Any) -> Any:
         ) from err
 
 
-def _checked(merged: Any, number: Any, name: str) -> bytes:
+def checked(merged: Any, number: Any, name: str) -> bytes:
+    """Return a tensor's bytes as numbers of a type.
+
+    Raises:
+        InputError: If a value does not fit into it.
+    """
     import numpy as np
 
     with np.errstate(over="ignore"):
         stored = merged.astype(number)
     if not np.isfinite(stored).all():
-        raise InputError(
-            f"the merged {name} has values that 16 bits cannot hold", hint="give a base GGUF in F32"
-        )
+        raise InputError(f"{name} has values that 16 bits cannot hold", hint="give a base GGUF in F32")
     return bytes(stored.tobytes())
