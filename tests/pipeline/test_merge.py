@@ -259,3 +259,27 @@ def _allow_small_files() -> None:
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def test_base_of_a_type_that_cannot_be_read_is_told(pair: Pair, adapter: Path, tmp_path: Path) -> None:
+    import gguf
+
+    base = tmp_path / "odd.gguf"
+    reader, writer = gguf.GGUFReader(pair.gguf_path), gguf.GGUFWriter(base, "llama")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
+    odd = gguf.GGMLQuantizationType.Q8_1
+    for tensor in reader.tensors:
+        if tensor.name == "blk.1.ffn_down.weight":
+            rows = np.zeros((int(tensor.shape[1]), int(tensor.shape[0]) // 32 * 40), np.uint8)
+            writer.add_tensor(tensor.name, rows, raw_dtype=odd)
+        else:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        step()
+    writer.close()
+    with pytest.raises(InputError, match=r"blk.1.ffn_down.weight is Q8_1, which gguf cannot dequantize"):
+        merge_adapter(adapter, base, tmp_path / "merged.gguf")
+    assert not list(tmp_path.glob("merged*"))
