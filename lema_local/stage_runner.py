@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from lema_local.run_progress import ProgressFile
 from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, changed_settings, fingerprint
 
 T = TypeVar("T", bound=BaseModel)
+_LOG = logging.getLogger(__name__)
 
 STAGES = {
     "questions": "0_questions",
@@ -96,6 +98,7 @@ class StageRunner:
         folder = StageFolder(self.path(name, part))
         mark = fingerprint(made_from)
         self.marks[label] = mark
+        _LOG.debug("%s: %s is made from %s", label, mark, made_from)
         finished = folder.manifest()
         started = finished or folder.started()
         if started is not None and started.fingerprint != mark:

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import importlib
-import shlex
-import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lema_local import __version__
 from lema_local.errors import LemaError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+FIRST = """\
+Let a small language model learn from its mistakes on your own hardware.
+
+  lema quickstart       the whole loop on embedded problems: offline, a few minutes
+  lema init             a few questions, and a recipe of your own
+  lema run RECIPE       run it; the same command again goes on
+  lema report RUN       what came of it
+
+lema --help lists everything; lema doctor says what works on this machine."""
+"""What `lema` alone shows."""
+
 COMMANDS = {
     "quickstart": ("run:quickstart", "The whole loop on embedded problems: no network, key or GPU."),
+    "init": ("init:init", "Ask a few questions and write a recipe."),
     "run": ("run:run", "Run a recipe from questions to report, or go on with it."),
     "plan": ("plan:plan", "Say what a run will take, before anything is spent."),
     "recipes": ("recipes:recipes", "List, show, check or copy recipes."),
@@ -45,12 +59,69 @@ COMMANDS = {
     "students": ("students:students", "Inspect or requantize a student."),
     "keys": ("keys:keys", "Keep providers' keys."),
     "journal": ("teachers:journal", "Look into the journal of teachers' replies."),
+    "completion": ("completion:completion", "Print what lets a shell complete lema's commands."),
 }
 """Name: (module:attribute below lema_local.cli, the help line)."""
 
 
+def _set_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from lema_local.cli import progress
+
+        progress.is_quiet = True
+
+
+def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from lema_local.cli.logs import log_to_stderr
+
+        log_to_stderr()
+
+
+def _set_log_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        from lema_local.cli.logs import log_to_file
+
+        log_to_file(value)
+
+
+def common_options(*, is_hidden: bool) -> list[click.Option]:
+    """Return the options that may stand before a command and after it."""
+    return [
+        click.Option(
+            ["-q", "--quiet"], is_flag=True, expose_value=False, hidden=is_hidden, callback=_set_quiet,
+            help="No progress on stderr.",
+        ),
+        click.Option(
+            ["-v", "--verbose"], is_flag=True, expose_value=False, hidden=is_hidden, callback=_set_verbose,
+            help="More detail on stderr.",
+        ),
+        click.Option(
+            ["--log-file"], type=click.Path(path_type=Path, dir_okay=False), expose_value=False,
+            hidden=is_hidden, callback=_set_log_file, help="Append all that is told to a file, with the time.",
+        ),
+    ]  # fmt: skip
+
+
+def add_common_options(command: click.Command) -> None:
+    """Let the common options stand after a command as well, and after those of a group."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            add_common_options(inner)
+    elif not any(param.name == "log_file" for param in command.params):
+        command.params += common_options(is_hidden=True)
+
+
 class LemaGroup(click.Group):
     """A group that loads its commands late and turns a `LemaError` into a message and an exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Begin afresh: several commands may run in one process."""
+        from lema_local.cli import logs, progress
+
+        progress.is_quiet = False
+        logs.end_logs()
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands' names in the order of the table."""
@@ -63,7 +134,17 @@ class LemaGroup(click.Group):
         module, attribute = COMMANDS[cmd_name][0].split(":")
         command = getattr(importlib.import_module(f"lema_local.cli.{module}"), attribute)
         assert isinstance(command, click.Command)
+        add_common_options(command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands from the table, without importing them, and options."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(n, help=text) for n, (_, text) in COMMANDS.items() if n.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -89,43 +170,51 @@ class LemaGroup(click.Group):
         except LemaError as err:
             if ctx.obj and ctx.obj["debug"]:
                 raise
+            from lema_local.cli.logs import LOGGER, note_shown
             from lema_local.teachers.secrets import mask_secrets
 
+            note_shown(str(err))
+            LOGGER.debug("where it was raised", exc_info=True)
             click.echo(f"Error: {mask_secrets(str(err))}", err=True)
             if err.hint:
                 click.echo(f"Try: {mask_secrets(err.hint)}", err=True)
             ctx.exit(err.exit_code)
         except KeyboardInterrupt:
-            again = shlex.join(["lema", *sys.argv[1:]])
-            click.echo(f"\nInterrupted; what was written is kept. To go on: {again}", err=True)
+            from lema_local.cli.interrupts import command_again, end_of_work
+
+            end_of_work()
+            click.echo(f"\nInterrupted; what was written is kept. To go on: {command_again()}", err=True)
             ctx.exit(130)
 
 
 @click.group(
-    cls=LemaGroup, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
+    cls=LemaGroup,
+    params=[*common_options(is_hidden=False)],
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
 )
 @click.version_option(__version__, prog_name="lema")
-@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("--debug", is_flag=True, help="Show a traceback instead of a message.")
 @click.pass_context
-def lema(ctx: click.Context, quiet: bool, debug: bool) -> None:
+def lema(ctx: click.Context, debug: bool) -> None:
     """Let a small language model learn from its mistakes on your own hardware.
 
     \b
-    Start with:
-      lema quickstart             the whole loop, offline, in a few minutes
-      lema recipes list           what can be run
-      lema run RECIPE             run it; run it again to go on
-      lema report RUN             what came of it
+    Example:
+      lema quickstart -q --log-file quickstart.log
     """
-    from lema_local.cli import progress
+    import os
 
-    progress.is_quiet = quiet
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
     ctx.obj = {"debug": debug}
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        click.echo(FIRST)
 
 
 def main() -> None:
     """Entry point of the `lema` command."""
-    lema()
+    from lema_local.cli.interrupts import hear_interrupts
+
+    hear_interrupts()
+    lema(prog_name="lema")

@@ -83,6 +83,10 @@ def export_command(paths: Path, out: Path, **flags: Any) -> None:
 
     The options are those of `lema correct`: replies fit what it will ask with the same ones. Nothing is asked, and no
     key is needed. Prices given are those in a batch.
+
+    \b
+    Example:
+      lema batch export paths.jsonl --questions gsm8k:train.jsonl --teacher gpt-4o --out requests
     """
     from lema_local.teachers.batch_book import BatchBook
     from lema_local.teachers.batch_files import write_batches
@@ -307,7 +311,12 @@ def _choose(book: BatchBook, requests: Sequence[Path]) -> list[Batch]:
 @click.argument("requests", nargs=-1, type=_FILE)
 @click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
 def status_command(requests: tuple[Path, ...], is_json: bool) -> None:
-    """Say how the batches of REQUESTS stand; without any: all that have not ended."""
+    """Say how the batches of REQUESTS stand; without any: all that have not ended.
+
+    \b
+    Example:
+      lema batch status
+    """
     with _open_book() as (_, book):
         service = _services()
         for one in _choose(book, requests):
@@ -342,6 +351,10 @@ def fetch_command(requests: tuple[Path, ...], wait: bool, is_json: bool) -> None
     """Bring the replies to REQUESTS into the journal; without any: those of all batches that have not ended.
 
     What the provider sends stands beside the requests (.output.jsonl, .errors.jsonl) before it is read.
+
+    \b
+    Example:
+      lema batch fetch --wait
     """
     with _open_book() as (_, book):
         service = _services()

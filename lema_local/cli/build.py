@@ -60,6 +60,10 @@ def filter_command(
     """Split CORRECTIONS into accepted and rejected ones.
 
     A correction is accepted if its final answer is the gold answer; --reject-on makes further checks count.
+
+    \b
+    Example:
+      lema filter corrections.jsonl --questions gsm8k:train.jsonl --accepted accepted.jsonl --rejected rejected.jsonl
     """
     from lema_local.datasets import load_questions
     from lema_local.jsonl import read_records, write_records

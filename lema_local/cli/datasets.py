@@ -18,13 +18,23 @@ if TYPE_CHECKING:
 
 @click.group()
 def datasets() -> None:
-    """List, show or check datasets."""
+    """List, show or check datasets.
+
+    \b
+    Example:
+      lema datasets list
+    """
 
 
 @datasets.command("list")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
 def list_command(is_json: bool) -> None:
-    """List the datasets that are known by name."""
+    """List the datasets that are known by name.
+
+    \b
+    Example:
+      lema datasets list
+    """
     from lema_local.datasets import DATASETS
 
     for dataset in DATASETS.values():
@@ -60,7 +70,12 @@ def _describe_splits(dataset: Dataset) -> str:
 @click.argument("name")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def show(name: str, is_json: bool) -> None:
-    """Show what is known of the dataset NAME, and how to give it."""
+    """Show what is known of the dataset NAME, and how to give it.
+
+    \b
+    Example:
+      lema datasets show gsm8k
+    """
     from lema_local.datasets import DATASETS
 
     if name not in DATASETS:

@@ -58,6 +58,10 @@ def grade(file: Path, dataset: str | None, kind: str, scorer: str, is_json: bool
       is_correct     true, false, or null where no verdict could be reached
       rule           numeric, fraction, symbolic, choice, string or none
     and with --scorer both also `paper`: {"final_answer", "is_correct", "scorer"}.
+
+    \b
+    Example:
+      echo '{"gold": "5", "pred": "So it is 2+3=5."}' | lema grade -
     """
     from lema_local.answers.symbolic import map_answers
 

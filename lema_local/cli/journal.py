@@ -27,6 +27,10 @@ def journal() -> None:
     """Look into the journal of teachers' replies.
 
     Every raw reply stands in one file under LEMA_HOME, with the request and what it cost. It is shared by all runs.
+
+    \b
+    Example:
+      lema journal spent
     """
 
 
@@ -46,7 +50,12 @@ def _open_journal() -> Iterator[Journal]:
 @click.option("--teacher", metavar="MODEL", help="List only this teacher's.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object a line, with everything.")
 def show_journal(reply_key: str | None, limit: int, teacher: str | None, is_json: bool) -> None:
-    """Show the reply REPLY_KEY with its request, or list the newest replies."""
+    """Show the reply REPLY_KEY with its request, or list the newest replies.
+
+    \b
+    Example:
+      lema journal show --limit 5
+    """
     from lema_local.teachers.journal_views import list_replies, read_whole
 
     with _open_journal() as journal:
@@ -89,7 +98,12 @@ def _write_line(line: ReplyLine) -> str:
 @journal.command("spent")
 @click.option("--json", "is_json", is_flag=True, help="Print the account as JSON.")
 def show_spending(is_json: bool) -> None:
-    """Show what was spent, by teacher and by what it was spent for."""
+    """Show what was spent, by teacher and by what it was spent for.
+
+    \b
+    Example:
+      lema journal spent
+    """
     from lema_local.teachers.journal_views import list_spending
 
     with _open_journal() as journal:
@@ -108,7 +122,12 @@ def show_spending(is_json: bool) -> None:
 @journal.command("export")
 @click.argument("out", type=_FILE)
 def export_journal(out: Path) -> None:
-    """Write every reply with its request to OUT, one JSON object a line."""
+    """Write every reply with its request to OUT, one JSON object a line.
+
+    \b
+    Example:
+      lema journal export replies.jsonl
+    """
     from lema_local.jsonl import told_disk_errors
     from lema_local.teachers.journal_views import iterate_whole
 
@@ -124,7 +143,12 @@ def export_journal(out: Path) -> None:
 @click.option("--teacher", metavar="MODEL", help="Only this teacher's.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def prune_journal(older_than: float, teacher: str | None, yes: bool) -> None:
-    """Forget old replies. What they cost stays in the account; asked again, they are paid for again."""
+    """Forget old replies. What they cost stays in the account; asked again, they are paid for again.
+
+    \b
+    Example:
+      lema journal prune --older-than 90
+    """
     from lema_local.teachers.journal_views import prune
 
     if not yes:

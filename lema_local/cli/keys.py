@@ -45,7 +45,12 @@ def set_command(name: str) -> None:
 @keys.command("list")
 @click.option("--json", "is_json", is_flag=True, help="Print names and places as JSON.")
 def list_command(is_json: bool) -> None:
-    """List the names of the keys in the file and in the environment, and which of the two counts."""
+    """List the names of the keys in the file and in the environment, and which of the two counts.
+
+    \b
+    Example:
+      lema keys list
+    """
     from lema_local.keys import read_keys
 
     kept = read_keys()
@@ -69,7 +74,12 @@ def list_command(is_json: bool) -> None:
 @keys.command("remove")
 @click.argument("name")
 def remove_command(name: str) -> None:
-    """Forget the key NAME of the file."""
+    """Forget the key NAME of the file.
+
+    \b
+    Example:
+      lema keys remove OPENAI_API_KEY
+    """
     from lema_local.keys import remove_key
 
     remove_key(name)
@@ -77,7 +87,12 @@ def remove_command(name: str) -> None:
 
 @keys.command("path")
 def path_command() -> None:
-    """Print where the file stands."""
+    """Print where the file stands.
+
+    \b
+    Example:
+      lema keys path
+    """
     from lema_local.keys import keys_path
 
     click.echo(str(keys_path()))

@@ -26,6 +26,9 @@ class Update(Protocol):
 
 def notice(text: str) -> None:
     """Write one line for people to stderr."""
+    from lema_local.cli.logs import note_shown
+
+    note_shown(text)
     if not is_quiet:
         click.echo(text, err=True)
 

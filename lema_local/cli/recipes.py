@@ -10,12 +10,22 @@ import click
 
 @click.group()
 def recipes() -> None:
-    """List, show, check or copy recipes."""
+    """List, show, check or copy recipes.
+
+    \b
+    Example:
+      lema recipes list
+    """
 
 
 @recipes.command("list")
 def list_recipes() -> None:
-    """List the recipes that come with lema, with the first line of each."""
+    """List the recipes that come with lema, with the first line of each.
+
+    \b
+    Example:
+      lema recipes list
+    """
     from lema_local.recipe import shipped_recipes
 
     for name, path in shipped_recipes().items():
@@ -27,7 +37,12 @@ def list_recipes() -> None:
 @click.argument("name", type=click.Path(path_type=Path))
 @click.option("--resolved", is_flag=True, help="With every default written out.")
 def show(name: Path, resolved: bool) -> None:
-    """Print a recipe."""
+    """Print a recipe.
+
+    \b
+    Example:
+      lema recipes show quickstart --resolved
+    """
     from lema_local.recipe import dump_recipe, find_recipe, load_recipe
 
     text = dump_recipe(load_recipe(name)) if resolved else find_recipe(name).read_text(encoding="utf-8")
@@ -37,7 +52,12 @@ def show(name: Path, resolved: bool) -> None:
 @recipes.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def check(files: tuple[Path, ...]) -> None:
-    """Check recipes without running anything; all problems are listed."""
+    """Check recipes without running anything; all problems are listed.
+
+    \b
+    Example:
+      lema recipes check my.yaml
+    """
     from lema_local.errors import RecipeError
     from lema_local.recipe import load_recipe
 
@@ -56,7 +76,12 @@ def check(files: tuple[Path, ...]) -> None:
 @click.argument("name", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path), required=False)
 def copy(name: Path, target: Path | None) -> None:
-    """Copy a shipped recipe to TARGET [NAME.yaml] to change it there."""
+    """Copy a shipped recipe to TARGET [NAME.yaml] to change it there.
+
+    \b
+    Example:
+      lema recipes copy quickstart my.yaml
+    """
     from lema_local.errors import InputError
     from lema_local.recipe import find_recipe
 

@@ -118,7 +118,12 @@ def quickstart(
 @click.command()
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def report(run_dir: Path) -> None:
-    """Write report.html and report.md of RUN again, also where it has not finished."""
+    """Write report.html and report.md of RUN again, also where it has not finished.
+
+    \b
+    Example:
+      lema report runs/quickstart
+    """
     from lema_local.runs import RunFolder
     from lema_local.stage_runner import STAGES
     from lema_local.stages.report import read_run, write_report

@@ -12,7 +12,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.group()
 def students() -> None:
-    """Inspect a student, or make it faster."""
+    """Inspect a student, or make it faster.
+
+    \b
+    Example:
+      lema students inspect model.gguf
+    """
 
 
 @students.command()

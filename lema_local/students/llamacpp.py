@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from lema_local.students.tuning import fastest_layout
 
 Adapters = tuple[tuple[Path, float], ...]
 """GGUF LoRA adapters with their scales."""
+_LOG = logging.getLogger(__name__)
 LOOK_AHEAD = 256
 """Requests that are looked at before the engine chooses its layout and the shared prefix."""
 SHORTEST_PREFIX = 8
@@ -191,6 +193,7 @@ class LlamaStudent:
             self._is_for_few = work.requests <= layouts[0].slots
             is_worth_it = self._measures and self._is_worth_measuring(layouts, work)
             self._layout = fastest_layout(self._model, layouts, work) if is_worth_it else layouts[0]
+        _LOG.debug("%s: the engine chose %s", self.name, self._layout)
         if self._on_chosen is not None:
             self._on_chosen(self._layout.as_dict())
             self._on_chosen = None
