@@ -56,7 +56,7 @@ from lema_local.stages.build import (
     write_arms,
 )
 from lema_local.stages.correct import path_key, select_mistakes
-from lema_local.stages.evaluate import score_predictions
+from lema_local.stages.evaluate import choose_best_on_test, score_predictions
 from lema_local.stages.export import answer_greedily, check_exported, describe_divergence, write_merged
 from lema_local.stages.filter import filter_corrections
 from lema_local.stages.questions import check_disjoint, check_gold_answers
@@ -94,6 +94,8 @@ from lema_local.wiring import (
     write_use_files,
 )
 
+LOOKS = "looks"
+"""Folder of a training's kept checkpoints, and of their answers."""
 SAMPLED = "sampled"
 """Folder of an arm's sampled answers, within its own."""
 
@@ -500,6 +502,11 @@ class Pipeline:
             done.append(self.runner.do("evaluate", sampled_from, evaluate_entry(name, drawn), part=part))
             parts[part] = self.runner.marks[f"evaluate {part}"]
 
+        looks = self._evaluate_looks(greedy)
+        parts |= {
+            part: self.runner.marks[f"evaluate {part}"] for some in looks.values() for part in some.values()
+        }
+
         def compare(folder: StageFolder, _: Manifest) -> Outcome:
             predictions = {name: self._read_predictions(name) for name in entries}
             prompts = {name: entry.prompt.name for name, entry in entries.items()}
@@ -512,6 +519,16 @@ class Pipeline:
                 sampled=sampled,
                 by_seed=self._rows_by_seed(),
             )
+            best = [
+                one
+                for name, by_step in looks.items()
+                for one in choose_best_on_test(
+                    name,
+                    self.questions["test"],
+                    {step: self._read_predictions(part) for step, part in by_step.items()},
+                )
+            ]
+            scores = scores.model_copy(update={"paper_style": best})
             write_text(folder.path / "scores.json", scores.model_dump_json(indent=2) + "\n")
             counts = {f"{one.arm} {one.dataset}": one.share.correct for one in scores.arms}
             return Outcome(counts, seconds=sum(one.seconds for one in done))
@@ -618,12 +635,56 @@ class Pipeline:
             entries["base_zero_shot"] = Entry(None, zero_shot, style)
         return entries | {name: Entry(name, zero_shot, style) for name in self.trainings}
 
+    def _evaluate_looks(self, settings: SampleSettings) -> dict[str, dict[int, str]]:
+        """Let every checkpoint that was kept answer the test questions; return by training and step its part."""
+        if not self.recipe.train.keep_looks:
+            return {}
+        prompt, style = load_cot_prompt(self.recipe.build.cot_prompt), self.recipe.train.prompt_style
+        found: dict[str, dict[int, str]] = {}
+        for name in self.trainings:
+            root = self.runner.path("train") / name / LOOKS
+            for step in sorted(int(path.name.removeprefix("step-")) for path in root.glob("step-*")):
+                part = f"{name}/{LOOKS}/{step}"
+                made_from = {
+                    "questions": self.runner.marks["test questions"],
+                    "student": self.runner.marks[f"train {name}"],
+                    "step": step,
+                    "prompt": prompt.fingerprint,
+                    "style": style,
+                    "max_tokens": settings.max_tokens,
+                }
+                work = self._look_work(name, root / f"step-{step}", Entry(name, prompt, style), settings)
+                self.runner.do("evaluate", made_from, work, part=part)
+                found.setdefault(name, {})[step] = part
+        if not found:
+            self.tell("No checkpoints were kept: without held-out questions there are no looks to keep")
+        return found
+
+    def _look_work(self, name: str, adapter_dir: Path, entry: Entry, settings: SampleSettings) -> Work:
+        """Return what lets one kept checkpoint answer the test questions."""
+
+        def work(folder: StageFolder, started: Manifest) -> Outcome:
+            with TemporaryDirectory() as temporary:
+                gguf = Path(temporary) / "adapter.gguf"
+                self.trainer.export(adapter_dir, gguf)
+                return self._evaluate_entry(name, entry, settings, folder, started, adapter=gguf)
+
+        return work
+
     def _evaluate_entry(
-        self, name: str, entry: Entry, settings: SampleSettings, folder: StageFolder, started: Manifest
+        self,
+        name: str,
+        entry: Entry,
+        settings: SampleSettings,
+        folder: StageFolder,
+        started: Manifest,
+        *,
+        adapter: Path | None = None,
     ) -> Outcome:
         """Let one arm answer all test questions."""
         asked = self.questions["test"]
-        adapter = self.runner.path("export") / entry.arm / "adapter.gguf" if entry.arm else None
+        if adapter is None and entry.arm:
+            adapter = self.runner.path("export") / entry.arm / "adapter.gguf"
         verdicts = Counter[str]()
         title = f"evaluate {name}" + (" (sampled)" if settings.temperature else "")
         with (

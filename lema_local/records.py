@@ -203,7 +203,7 @@ class ArmComparison(Record):
     high: float
     """95 % interval of the difference, paired bootstrap over questions."""
     smallest_difference: float
-    """The smallest difference that this test could have shown (80 % power, two-sided 5 %)."""
+    """The smallest difference that this test could have shown (80 % power, two-sided 5 %); 1 where not even the largest."""
     sentence: str
     """What may be concluded, for a person."""
 
@@ -228,6 +228,20 @@ class SeedSpread(Record):
     """What the seeds say, for a person."""
 
 
+class BestOnTest(Record):
+    """The best of a training's checkpoints on the test questions themselves, as the paper reports; no fair number."""
+
+    arm: str
+    dataset: str
+    step: int
+    """Optimizer steps of that checkpoint."""
+    checkpoints: int
+    """That were tried on the test questions."""
+    share: Share
+    sentence: str
+    """What it is and what it is not, for a person."""
+
+
 class Scores(Record):
     """The result of an evaluation: `scores.json`."""
 
@@ -235,3 +249,5 @@ class Scores(Record):
     comparisons: list[ArmComparison]
     seeds: list[SeedSpread] = Field(default_factory=list)
     """Where arms were trained with several seeds."""
+    paper_style: list[BestOnTest] = Field(default_factory=list)
+    """Where it was asked for."""

@@ -301,6 +301,8 @@ def describe_scores(scores: Scores) -> list[str]:
         lines += ["", _describe_comparison(comparison)]
     for spread in scores.seeds:
         lines += ["", f"{spread.dataset}: {spread.sentence}"]
+    for best in scores.paper_style:
+        lines += ["", f"{best.dataset}: {best.sentence}"]
     return lines
 
 

@@ -20,6 +20,7 @@ FLAGS = {
     "fallback": "teacher.fallback.model",
     "fallback_url": "teacher.fallback.url",
     "max_usd": "teacher.max_usd",
+    "paper_style": "train.keep_looks",
 }
 """Flags that are short for `--set KEY=...`."""
 
@@ -45,6 +46,12 @@ def run_options(command: Any) -> Any:
         ),
         click.option(
             "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe's setting."
+        ),
+        click.option(
+            "--paper-style",
+            is_flag=True,
+            default=None,
+            help="Also the best checkpoint on the test questions, labelled as such.",
         ),
         click.option("--until", metavar="STAGE", help="Stop after this stage."),
         click.option(

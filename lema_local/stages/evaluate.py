@@ -21,6 +21,7 @@ from lema_local.answers import vote_key
 from lema_local.records import (
     ArmComparison,
     ArmScore,
+    BestOnTest,
     Estimate,
     Prediction,
     Question,
@@ -227,6 +228,43 @@ def compare_predictions(arms: Mapping[str, Mapping[str, Sequence[Prediction]]]) 
     return _compare_all([(name, None, found) for name, found in ids.items()], correct)
 
 
+def choose_best_on_test(
+    arm: str, questions: Sequence[Question], by_step: Mapping[int, Sequence[Prediction]]
+) -> list[BestOnTest]:
+    """Return by dataset an arm's best checkpoint on the test questions, the earliest of equal ones.
+
+    Source: arXiv 2310.20689v4, section 3.3: "the accuracy of the best checkpoint". It is chosen on the very questions
+    that it is scored on, and so too high.
+
+    Args:
+        arm: Its name.
+        questions: All that were asked.
+        by_step: By optimizer step, the checkpoint's predictions.
+    """
+    found = []
+    for dataset in dict.fromkeys(question.dataset for question in questions) if by_step else ():
+        ids = {question.id for question in questions if question.dataset == dataset}
+        own = {
+            step: [one.is_correct is True for one in some if one.question_id in ids]
+            for step, some in by_step.items()
+        }
+        step = max(sorted(own), key=lambda one: sum(own[one]))
+        share = _share(sum(own[step]), len(own[step]))
+        found.append(
+            BestOnTest(
+                arm=arm,
+                dataset=dataset,
+                step=step,
+                checkpoints=len(own),
+                share=share,
+                sentence=f"{arm} in the paper's style: {share.correct:,} of {share.n:,} ({100 * share.pass_at_1:.1f} %), the "
+                f"best of {len(own)} checkpoints on these very test questions (step {step:,}). It is for "
+                f"comparison with the paper's tables alone: chosen on the test, it is too high, and shows nothing.",
+            )
+        )
+    return found
+
+
 # --- comparisons --------------------------------------------------------------------------------------------
 
 
@@ -293,7 +331,7 @@ def _to_record(dataset: str, group: str | None, result: Comparison) -> ArmCompar
         difference=result.difference,
         low=result.interval.low,
         high=result.interval.high,
-        smallest_difference=result.smallest_difference,
+        smallest_difference=min(1.0, result.smallest_difference),  # JSON knows no infinity
         sentence=result.sentence,
     )
 

@@ -85,6 +85,9 @@ class TrainSettings(BaseModel):
     validate_answers_every: int = Field(0, ge=0)
     """At every so-manieth look the held-out questions are also answered greedily, through the exported adapter. 0:
     never. 1: at each, and the best adapter is the one with the most right answers; else the one of least loss."""
+    keep_looks: bool = False
+    """Keep the adapter of every look, for a number in the paper's style: the best checkpoint on the test questions
+    [P]. Each is as large as the adapter."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where transformers reports the losses to, beside `train_log.jsonl`: nothing leaves this machine by itself."""
     save_every_steps: int = Field(50, ge=1)

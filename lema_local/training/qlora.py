@@ -231,6 +231,7 @@ def _make_looks(job: Job, trainer: Any) -> Looks:
         job.answer,
         job.settings.validate_answers_every,
         is_main=job.processes.is_main,
+        keeps_all=job.settings.keep_looks,
     )
 
 

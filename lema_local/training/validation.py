@@ -20,6 +20,7 @@ from lema_local.runs import write_text
 from lema_local.training.checkpoints import StepLine
 
 BEST = "best"
+LOOKS = "looks"
 BEST_NAME = "lema_best.json"
 VALIDATION_LOG_NAME = "validation_log.jsonl"
 
@@ -104,6 +105,7 @@ class Looks:
         answer: Returns pass@1 of an adapter's folder; None: it is not measured.
         every: At every so-manieth look the questions are answered.
         is_main: False: another process writes; this one only computes along.
+        keeps_all: Keep every look's adapter in OUT/looks/step-N.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Looks:
         every: int,
         *,
         is_main: bool,
+        keeps_all: bool = False,
     ) -> None:
         self._dir = out_dir / BEST
         self._log = out_dir / VALIDATION_LOG_NAME
@@ -125,6 +128,7 @@ class Looks:
         self._answer = answer if every else None
         self._every = every
         self._is_main = is_main
+        self._all_dir = out_dir / LOOKS if keeps_all else None
         self._count = 0
 
     def look(self, step: int) -> ValidationLine:
@@ -143,6 +147,12 @@ class Looks:
         line = line.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
         # Looks without answers could not be compared with those that have them.
         by_answers = self._answer is not None and self._every == 1
+        if self._all_dir is not None:
+            kept, partial = self._all_dir / f"step-{step}", self._all_dir / "partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(now, partial)
+            shutil.rmtree(kept, ignore_errors=True)
+            finish(partial, kept)
         if is_better(line, self._best_line(), by_answers=by_answers):
             write_text(
                 now / BEST_NAME, Best(fingerprint=self._fingerprint, line=line).model_dump_json() + "\n"

@@ -19,9 +19,9 @@ def test_seeds_arms_tokens_and_samples(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = tiny(
         "build.match=tokens", "train.seeds=[1]", "train.arms=[cot,lema,cot_unmatched]", "evaluate.samples=3",
-        "questions.test=[{source: quickstart@test, limit: 12}]",
+        "questions.test=[{source: quickstart@test, limit: 12}]", "train.validate_every_steps=1",
     )  # fmt: skip
-    done = lema("quickstart", "--run", run, *flags, home=tmp_path / "home")
+    done = lema("quickstart", "--run", run, "--paper-style", *flags, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     scores = Scores.model_validate_json((run / "8_evaluate/scores.json").read_bytes())
     rows = {"base", "cot", "lema", "cot_unmatched", "cot-seed-1", "lema-seed-1", "cot_unmatched-seed-1"}
@@ -39,6 +39,8 @@ def test_seeds_arms_tokens_and_samples(tmp_path: Path) -> None:
         assert certificate.left["exact"] == 0
     for word in ("maj@3", "lema less cot over 2 training seeds", "cot_unmatched is not matched"):
         assert word in done.stdout
+    assert {(one.arm, one.checkpoints) for one in scores.paper_style} == {(arm, 2) for arm in rows - {"base"}}
+    assert "the best of 2 checkpoints on these very test questions" in done.stdout
     report = (run / "9_report/report.md").read_text()
-    for word in ("pass@3", "training seeds", "checked against quickstart"):
+    for word in ("pass@3", "training seeds", "style", "checked against quickstart"):
         assert word in report

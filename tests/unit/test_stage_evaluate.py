@@ -8,7 +8,12 @@ from collections.abc import Iterable
 import pytest
 
 from lema_local.records import Prediction, Question, Scores
-from lema_local.stages.evaluate import EvaluateSettings, compare_predictions, score_predictions
+from lema_local.stages.evaluate import (
+    EvaluateSettings,
+    choose_best_on_test,
+    compare_predictions,
+    score_predictions,
+)
 
 PROMPTS = {"base": "few", "cot": "zero", "lema": "zero", "cot-seed-1": "zero", "lema-seed-1": "zero"}
 
@@ -167,3 +172,23 @@ def test_answers_of_two_evaluations_are_compared_on_what_both_answered() -> None
         }
     )
     assert [(one.first, one.second, one.n, one.only_first) for one in found] == [("a", "b", 4, 4)]
+
+
+def test_the_best_checkpoint_on_test_is_labelled_as_such() -> None:
+    questions = [*ask("one", 4), *ask("two", 2)]
+    by_step = {
+        10: answer_all(questions, "cot", [True, False, False, False, True, True]),
+        20: answer_all(questions, "cot", [True, True, False, False, False, True]),
+        30: answer_all(questions, "cot", [True, True, False, False, False, False]),
+    }
+    one, two = choose_best_on_test("cot", questions, by_step)
+    assert (one.dataset, one.step, one.share.correct, one.checkpoints) == ("one", 20, 2, 3)
+    assert (two.dataset, two.step, two.share.correct) == ("two", 10, 2)
+    assert "the best of 3 checkpoints on these very test questions" in one.sentence
+    assert choose_best_on_test("cot", questions, {}) == []
+
+
+def test_scores_of_very_few_questions_can_be_read_again() -> None:
+    scores = score(ask("d", 2), base=[True, False], cot=[True, True])
+    assert scores.comparisons[0].smallest_difference == 1.0
+    assert Scores.model_validate_json(scores.model_dump_json()) == scores
