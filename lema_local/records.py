@@ -203,7 +203,7 @@ class ArmComparison(Record):
     high: float
     """95 % interval of the difference, paired bootstrap over questions."""
     smallest_difference: float
-    """The smallest difference that this test could have shown (80 % power, two-sided 5 %); 1 where not even the largest."""
+    """The smallest difference that this test could have shown (80 % power, two-sided 5 %); 1: not even the largest."""
     sentence: str
     """What may be concluded, for a person."""
 

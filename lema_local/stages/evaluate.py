@@ -257,9 +257,10 @@ def choose_best_on_test(
                 step=step,
                 checkpoints=len(own),
                 share=share,
-                sentence=f"{arm} in the paper's style: {share.correct:,} of {share.n:,} ({100 * share.pass_at_1:.1f} %), the "
-                f"best of {len(own)} checkpoints on these very test questions (step {step:,}). It is for "
-                f"comparison with the paper's tables alone: chosen on the test, it is too high, and shows nothing.",
+                sentence=f"{arm} in the paper's style: {share.correct:,} of {share.n:,} "
+                f"({100 * share.pass_at_1:.1f} %), the best of {len(own)} checkpoints on these very test questions "
+                f"(step {step:,}). It is for comparison with the paper's tables alone: chosen on the test, it is too "
+                f"high, and shows nothing.",
             )
         )
     return found
