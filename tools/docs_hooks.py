@@ -1,0 +1,99 @@
+"""MkDocs' hook: the reference of commands and of recipe fields, made from the code at every build."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from typing import Any, get_args
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
+
+from lema_local.cli import COMMANDS, lema
+from lema_local.recipe import Recipe
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    for name, text in (("commands", write_commands()), ("recipe", write_fields())):
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files
+
+
+def write_commands() -> str:
+    """Return every command's help."""
+    root = click.Context(lema, info_name="lema")
+    parts = ["# Commands\n", _help(lema, root)]
+    for name in COMMANDS:
+        command = lema.get_command(root, name)
+        assert command is not None
+        parts += _describe(command, click.Context(command, info_name=name, parent=root), f"lema {name}")
+    return "\n".join(parts)
+
+
+def _describe(command: click.Command, ctx: click.Context, name: str) -> list[str]:
+    parts = [f"## {name}\n", _help(command, ctx)]
+    for inner, one in getattr(command, "commands", {}).items():
+        parts += _describe(one, click.Context(one, info_name=inner, parent=ctx), f"{name} {inner}")
+    return parts
+
+
+def _help(command: click.Command, ctx: click.Context) -> str:
+    ctx.max_content_width = 100
+    return f"```text\n{command.get_help(ctx)}\n```\n"
+
+
+def write_fields() -> str:
+    """Return every field of a recipe with its type, default and meaning."""
+    return "\n".join(["# Recipe fields\n", *_describe_block(Recipe, "")])
+
+
+def _describe_block(block: type[BaseModel], prefix: str) -> list[str]:
+    meanings, lines, inner = (
+        _meanings(block),
+        ["| field | type | default | meaning |", "| --- | --- | --- | --- |"],
+        [],
+    )
+    for name, found in block.model_fields.items():
+        default = "required" if found.is_required() else f"`{found.get_default(call_default_factory=True)!r}`"
+        default = "see below" if len(default) > 60 else default
+        kind = str(found.annotation).replace("typing.", "")
+        model = _model_within(found.annotation)
+        kind = (
+            getattr(found.annotation, "__name__", kind)
+            if model or isinstance(found.annotation, type)
+            else kind
+        )
+        cells = (f"`{prefix}{name}`", f"`{kind}`", default, meanings.get(name, ""))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        if model is not None:
+            inner += [f"\n## {prefix}{name}\n", *_describe_block(model, f"{prefix}{name}.")]
+    return [*lines, *inner]
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_within(part))), None)
+
+
+def _meanings(block: type[BaseModel]) -> dict[str, str]:
+    """Return the string under each field, of the class and of those it is made from."""
+    found: dict[str, str] = {}
+    for one in reversed(
+        [one for one in block.__mro__ if one is not BaseModel and issubclass(one, BaseModel)]
+    ):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, after in zip(body.body, body.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                assert isinstance(field.target, ast.Name)
+                found[field.target.id] = " ".join(str(after.value.value).split())
+    return found
