@@ -22,6 +22,7 @@ from pydantic import BaseModel, TypeAdapter
 from lema_local.answers.grading import grade_path
 from lema_local.datasets import split_validation
 from lema_local.errors import InputError
+from lema_local.grades import GRADES_FILE, read_grades
 from lema_local.jsonl import write_records
 from lema_local.prompts import CotPrompt, load_correction_prompt, load_cot_prompt
 from lema_local.recipe import NOT_IN_RESULT, Recipe, dump_recipe, settings_in_result
@@ -314,14 +315,18 @@ class Pipeline:
 
     def do_filter(self) -> None:
         """Keep the corrections that may be learned from."""
-        made_from = {
+        made_from: MadeFrom = {
             "corrections": self.runner.marks["correct"],
             "filter": settings_in_result(self.recipe, "filter"),
         }
+        grades, settings = None, self.recipe.filter
+        if settings.drop_graded:
+            grades = read_grades(Path(settings.grades) if settings.grades else self.folder.path / GRADES_FILE)
+            made_from["drop_graded"] = {"grades": settings.drop_graded, "given": fingerprint(grades)}
 
         def work(folder: StageFolder, _: Manifest) -> Outcome:
             corrections = self.runner.read("correct", "corrections.jsonl", Correction)
-            filtered = filter_corrections(corrections, self.questions["train"], self.recipe.filter)
+            filtered = filter_corrections(corrections, self.questions["train"], settings, grades)
             write_records(folder.path / "accepted.jsonl", filtered.accepted)
             write_records(folder.path / "rejected.jsonl", filtered.rejected)
             counts = {"accepted": len(filtered.accepted), "rejected": len(filtered.rejected)}

@@ -219,6 +219,7 @@ NOT_IN_RESULT: dict[str, frozenset[str]] = {
         {"slots", "threads", "context_tokens", "gpu_layers", "kv_layout", "flash_attention"}
     ),
     "teacher": frozenset({"price_in", "price_out", "max_usd", "max_calls", "slots", "gpu_layers"}),
+    "filter": frozenset({"drop_graded", "grades"}),  # with them, the grades themselves are in the fingerprint
     "sample": frozenset(),
     "correct": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
     "augment": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),

@@ -47,6 +47,13 @@ def _check_names() -> list[str]:
     "--reject-on", "checks", multiple=True, metavar="CHECK", help="A check that rejects too (repeatable)."
 )
 @click.option("--drop-duplicates", is_flag=True, help="Keep one of several with the same equations.")
+@click.option(
+    "--drop-graded",
+    multiple=True,
+    type=click.Choice(["excellent", "good", "poor", "wrong_step"]),
+    help="Drop what a reviewer graded so (repeatable; needs --grades).",
+)
+@click.option("--grades", "grades_path", type=_FILE, help="The grades that `lema review` kept.")
 @click.option("--json", "is_json", is_flag=True, help="Print the counts as JSON.")
 def filter_command(
     corrections: Path,
@@ -55,24 +62,35 @@ def filter_command(
     rejected_path: Path,
     checks: tuple[str, ...],
     drop_duplicates: bool,
+    drop_graded: tuple[str, ...],
+    grades_path: Path | None,
     is_json: bool,
 ) -> None:
     """Split CORRECTIONS into accepted and rejected ones.
 
-    A correction is accepted if its final answer is the gold answer; --reject-on makes further checks count.
+    A correction is accepted if its final answer is the gold answer; --reject-on makes further checks count, and
+    --drop-graded poor --grades RUN/grades.sqlite drops what a person graded poor in `lema review`.
 
     \b
     Example:
       lema filter corrections.jsonl --questions gsm8k:train.jsonl --accepted accepted.jsonl --rejected rejected.jsonl
     """
+    if bool(drop_graded) != (grades_path is not None):
+        raise click.UsageError("--drop-graded and --grades belong together")
     from lema_local.datasets import load_questions
+    from lema_local.grades import read_grades
     from lema_local.jsonl import read_records, write_records
     from lema_local.records import Correction
     from lema_local.stages.filter import FilterSettings, filter_corrections
 
     check_names(checks)
-    settings = FilterSettings.model_validate({"rejecting_checks": checks, "drop_duplicates": drop_duplicates})
-    filtered = filter_corrections(read_records(corrections, Correction), load_questions(questions), settings)
+    settings = FilterSettings.model_validate(
+        {"rejecting_checks": checks, "drop_duplicates": drop_duplicates, "drop_graded": drop_graded}
+    )
+    grades = read_grades(grades_path) if grades_path is not None else None
+    filtered = filter_corrections(
+        read_records(corrections, Correction), load_questions(questions), settings, grades
+    )
     write_records(accepted_path, filtered.accepted)
     write_records(rejected_path, filtered.rejected)
     reasons = Counter(correction.reason or correction.verdict for correction in filtered.rejected)

@@ -7,7 +7,7 @@ Writes  accepted           judged once more from the record alone: nothing rests
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from lema_local.arithmetic import chain_equations
 from lema_local.corrections import CheckName, ParsedCorrection, judge_correction
 from lema_local.errors import InputError
+from lema_local.grades import Grade, correction_id
 from lema_local.records import Correction, Question
 from lema_local.steps import number_steps, split_steps
 
@@ -28,6 +29,10 @@ class FilterSettings(BaseModel):
     """Checks that reject too; the default is the paper's rule, the final answer alone (section 2.1)."""
     drop_duplicates: bool = False
     """Keep one of several corrections of a question that have the same equations, mistake and correction alike."""
+    drop_graded: tuple[Grade, ...] = ()
+    """Drop what a person graded so in `lema review`, such as `[poor, wrong_step]`; one reviewer is enough."""
+    grades: str | None = None
+    """File of grades; None: `grades.sqlite` in the run's folder."""
 
 
 @dataclass(slots=True)
@@ -43,9 +48,18 @@ _SEEN_IN_REPLY = ("first_steps_unchanged", "starts_at_step")
 
 
 def filter_corrections(
-    corrections: Iterable[Correction], questions: Iterable[Question], settings: FilterSettings
+    corrections: Iterable[Correction],
+    questions: Iterable[Question],
+    settings: FilterSettings,
+    grades: Mapping[str, Sequence[Grade]] | None = None,
 ) -> Filtered:
     """Split corrections into accepted and rejected ones.
+
+    Args:
+        corrections: With any verdict; they are judged again.
+        questions: All that they belong to.
+        settings: What rejects.
+        grades: People's grades by `correction_id`; read with `drop_graded` only.
 
     Raises:
         InputError: If a correction's question is not among the questions.
@@ -61,6 +75,10 @@ def filter_corrections(
                 hint="give the questions that the paths were sampled on",
             )
         judged = judge_again(correction, question, settings.rejecting_checks)
+        if settings.drop_graded and judged.verdict == "accepted":
+            judged = _drop_graded(
+                judged, (grades or {}).get(correction_id(correction), ()), settings.drop_graded
+            )
         if settings.drop_duplicates and judged.verdict == "accepted":
             judged = _drop_seen(judged, seen)
         (filtered.accepted if judged.verdict == "accepted" else filtered.rejected).append(judged)
@@ -86,6 +104,14 @@ def judge_again(
             "checks": judgement.checks,
         }
     )
+
+
+def _drop_graded(correction: Correction, given: Sequence[Grade], dropped: Sequence[Grade]) -> Correction:
+    found = next((grade for grade in dropped if grade in given), None)
+    if found is None:
+        return correction
+    reason = f"a reviewer graded it {found.replace('_', ' ')}"
+    return correction.model_copy(update={"verdict": "rejected", "reason": reason})
 
 
 def _drop_seen(correction: Correction, seen: set[tuple[object, ...]]) -> Correction:

@@ -10,6 +10,10 @@ from command import lema as run_lema
 from fake_run import FakeRun
 
 from lema_local.cli import lema
+from lema_local.grades import GradeBook
+from lema_local.jsonl import read_records
+from lema_local.records import Correction
+from lema_local.review.items import choose_items
 from lema_local.review.server import LOOPBACK
 
 
@@ -55,6 +59,31 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path, lema_home: Pat
         run.chmod(0o755)
     assert told.returncode == 2, told.stderr
     assert "--grades FILE" in told.stderr
+
+
+def test_grades_flow_back_into_the_filter(tmp_path: Path) -> None:
+    run = FakeRun(train=20, test=4).write(tmp_path / "fake").path
+    book, items = GradeBook(run / "grades.sqlite"), choose_items(run, 3, 0).items
+    for item, mark in zip(items, ("poor", "good", "skip"), strict=True):
+        book.mark("ada", item.correction, mark)  # type: ignore[arg-type]
+    both = ("--accepted", tmp_path / "a.jsonl", "--rejected", tmp_path / "r.jsonl")
+    command = [
+        "filter",
+        run / "4_filter/accepted.jsonl",
+        "--questions",
+        run / "0_questions/train.jsonl",
+        *both,
+    ]
+    flags = ["--drop-graded", "poor", "--grades", run / "grades.sqlite"]
+    result = CliRunner().invoke(lema, [str(word) for word in (*command, *flags)])
+    assert result.exit_code == 0, result.output
+    rejected = [one for one in read_records(tmp_path / "r.jsonl", Correction) if one.reason]
+    assert [one.question_id for one in rejected if "graded" in str(one.reason)] == [
+        items[0].correction.question_id
+    ]
+    assert CliRunner().invoke(lema, [str(word) for word in (*command, *flags[:2])]).exit_code == 2
+    flags[3] = tmp_path / "none.sqlite"
+    assert "no grades at" in CliRunner().invoke(lema, [str(word) for word in (*command, *flags)]).output
 
 
 def _can_drop_rights() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lema_local.errors import InputError
+from lema_local.grades import correction_id
 from lema_local.records import Correction, Question
 from lema_local.stages.filter import FilterSettings, filter_corrections
 
@@ -105,3 +106,12 @@ def test_duplicates_are_told_by_their_equations() -> None:
 def test_a_correction_without_its_question_is_an_error() -> None:
     with pytest.raises(InputError, match="has no question"):
         filter_corrections([make_correction(question_id="other")], [QUESTION], FilterSettings())
+
+
+def test_what_one_reviewer_graded_poor_is_dropped_where_it_is_asked_for() -> None:
+    good, poor = make_correction(), make_correction(sample_index=1)
+    grades = {correction_id(good): ["good"], correction_id(poor): ["excellent", "poor"]}
+    assert len(filter_corrections([good, poor], [QUESTION], FilterSettings(), grades).accepted) == 2
+    filtered = filter_corrections([good, poor], [QUESTION], FilterSettings(drop_graded=("poor",)), grades)
+    assert [one.sample_index for one in filtered.accepted] == [0]
+    assert filtered.rejected[0].reason == "a reviewer graded it poor"
