@@ -280,8 +280,8 @@ def test_the_quantity_that_is_not_matched_is_printed(reported):
     sentences = describe_matching(data.arms)
     assert sentences[0].startswith("The same in both arms: examples (")
     assert (
-        "Not the same: trained tokens in a pass (cot 61,234, lema 90,412; the largest has 47.6 % more than the smallest)."
-        in sentences
+        "Not the same: trained tokens in a pass (cot 61,234, lema 90,412;"
+        " the largest has 47.6 % more than the smallest)." in sentences
     )
     assert all(sentence in page.text and sentence in markdown for sentence in sentences)
 
