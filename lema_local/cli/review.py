@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import click
@@ -38,6 +40,9 @@ def _own_name() -> str:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File of grades [RUN/grades.sqlite].",
 )
+@click.option(
+    "--summary", "is_summary", is_flag=True, help="Print the grades and how far reviewers agree, and stop."
+)
 @click.option("--open/--no-open", "is_opened", default=True, help="Open the page in your browser.")
 def review(
     run_dir: Path,
@@ -48,33 +53,39 @@ def review(
     is_blind: bool,
     port: int,
     grades_path: Path | None,
+    is_summary: bool,
     is_opened: bool,
 ) -> None:
     """Grade the corrections of RUN in your browser, on this machine only.
 
     Shows accepted corrections one by one, chosen by chance: excellent (e), good (g), poor (p), wrong step (w), skip
     (s), undo (u); the gold answer is hidden until you ask for it (a). Every click is saved at once; the same command
-    goes on. Several people grade the same corrections with the same --seed and a --reviewer name each; the report
-    then shows how far they agree.
+    goes on. Several people grade the same corrections with the same --seed and a --reviewer name each; --summary
+    tells how far they agree.
 
     \b
     Example:
       lema review runs/quickstart --reviewer ada --sample 50
-      lema report runs/quickstart                               (shows the grades)
+      lema review runs/quickstart --summary
       lema run RECIPE --run runs/without-poor --reuse runs/quickstart
            --set filter.drop_graded=[poor] --set filter.grades=runs/quickstart/grades.sqlite
     """
-    from lema_local.grades import GRADES_FILE, GradeBook
+    from lema_local.grades import GRADES_FILE, GradeBook, grades_by_reviewer, read_grades
     from lema_local.review.items import choose_items
     from lema_local.review.server import serve_review
 
     name = (reviewer or _own_name()).strip()
     if not name or len(name) > 80 or not name.isprintable():
         raise click.UsageError(f"--reviewer {name[:80]!r}: expected a name of 1 to 80 printable characters")
+    path = grades_path or run_dir / GRADES_FILE
+    if is_summary:
+        read_grades(path)  # says where there are none
+        click.echo("\n".join(describe_grades(grades_by_reviewer(GradeBook(path).current()))))
+        return
     chosen = choose_items(run_dir, None if is_all else count, seed)
     for problem in chosen.problems:
         notice(f"Note: {problem}")
-    book = GradeBook(grades_path or run_dir / GRADES_FILE)
+    book = GradeBook(path)
 
     def tell(address: str) -> None:
         notice(
@@ -94,3 +105,34 @@ def review(
         port=port,
         on_ready=tell,
     )
+
+
+def describe_grades(own: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return each reviewer's grades with Wilson intervals, and Cohen's kappa of each two.
+
+    Args:
+        own: {reviewer: {correction_id: grade}}.
+    """
+    from lema_local.grades import GRADES
+    from lema_local.statistics import cohens_kappa, wilson_interval
+
+    lines = []
+    for reviewer, grades in own.items():
+        lines.append(f"{reviewer}: {len(grades)} corrections graded")
+        for grade in GRADES:
+            count = sum(one == grade for one in grades.values())
+            low, high = wilson_interval(count, len(grades))
+            name = grade.replace("_", " ")
+            lines.append(
+                f"  {name:10s} {count:4d}  {count / len(grades):6.1%} (95 % {low:.1%} to {high:.1%})"
+            )
+    for first, second in combinations(own, 2):
+        both = sorted(own[first].keys() & own[second].keys())
+        if both:
+            found = cohens_kappa([own[first][one] for one in both], [own[second][one] for one in both])
+            kappa = "-" if found.kappa is None else f"{found.kappa:.2f}"
+            lines.append(
+                f"{first} and {second}: {found.n} in common, the same grade {found.agreed:.1%},"
+                f" Cohen's kappa {kappa}"
+            )
+    return lines or ["nothing is graded yet"]

@@ -10,6 +10,7 @@ from command import lema as run_lema
 from fake_run import FakeRun
 
 from lema_local.cli import lema
+from lema_local.cli.review import describe_grades
 from lema_local.grades import GradeBook
 from lema_local.jsonl import read_records
 from lema_local.records import Correction
@@ -99,3 +100,22 @@ def _drop_rights() -> None:
         library = ctypes.CDLL(None, use_errno=True)
         if library.prctl(24, 1, 0, 0, 0) or library.prctl(24, 2, 0, 0, 0):  # PR_CAPBSET_DROP
             raise OSError(ctypes.get_errno(), "cannot drop rights")
+
+
+def test_the_summary_tells_grades_and_agreement() -> None:
+    grades = {
+        "ada": {"a": "excellent", "b": "poor", "c": "good", "d": "good"},
+        "bob": {"a": "excellent", "b": "poor", "c": "poor"},
+    }
+    told = describe_grades(grades)
+    assert told[0] == "ada: 4 corrections graded"
+    assert "  good          2   50.0% (95 % 15.0% to 85.0%)" in told
+    # Observed 2/3, expected (1 + 1 * 2 + 0) / 9 = 3/9: kappa 0.5.
+    assert told[-1] == "ada and bob: 3 in common, the same grade 66.7%, Cohen's kappa 0.50"
+    assert describe_grades({}) == ["nothing is graded yet"]
+
+
+def test_a_summary_without_grades_says_what_to_do(tmp_path: Path) -> None:
+    result = CliRunner().invoke(lema, ["review", str(tmp_path), "--summary"])
+    assert result.exit_code == 2
+    assert "grade corrections first: lema review RUN" in result.output
