@@ -151,23 +151,12 @@ class Pipeline:
         """
         if until is not None and until not in STAGES:
             raise InputError(f"no stage {until!r}", hint=f"the stages are {', '.join(STAGES)}")
-        self._check_exportable(until)
         with self.folder.lock():
             write_text(self.folder.recipe_path, dump_recipe(self.recipe))
             for name in STAGES:
                 getattr(self, f"do_{name}")()
                 if name == until:
                     return
-
-    def _check_exportable(self, until: str | None) -> None:
-        """Say before hours of training that its result could not be exported."""
-        goes_on = until is None or list(STAGES).index(until) > list(STAGES).index("train")
-        if self.recipe.train.method == "full" and goes_on:
-            raise InputError(
-                "train.method: full writes a whole model, and a run exports adapters only",
-                hint="take qlora or lora; or add --until train and convert 6_train/<arm>/model with llama.cpp's"
-                " convert_hf_to_gguf.py",
-            )
 
     # --- 0 questions ----------------------------------------------------------------------------------------
 

@@ -196,5 +196,5 @@ def test_resolved_recipe_is_a_recipe(recipe: Path, tmp_path: Path) -> None:
 
 def test_all_weights_cannot_be_trained_where_adapters_are_exported(recipe: Path, tmp_path: Path) -> None:
     result = call("run", recipe, "--run", tmp_path / "run", "--set", "train.method=full")
-    assert_told(result, "a run exports adapters only", "--until train")
+    assert_told(result, "train.method", "a run compares adapters on one base", "lema train --method full")
     assert not (tmp_path / "run").exists()
