@@ -73,8 +73,13 @@ def describe_state(data: ReportData) -> str:
 
 
 def total_seconds(data: ReportData) -> float:
-    """Return the work time of all stages."""
-    return sum(line.manifest.seconds for line in data.stages if line.manifest)
+    """Return the work time of all stages; a finished stage's own line holds that of its parts (arms) already."""
+    whole = {line.name for line in data.stages if line.manifest and line.state == "finished"}
+    return sum(
+        line.manifest.seconds
+        for line in data.stages
+        if line.manifest and line.name.rpartition("/")[0] not in whole
+    )
 
 
 def total_cost_usd(data: ReportData) -> float:

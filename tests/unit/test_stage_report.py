@@ -18,7 +18,7 @@ from lema_local.report.data import Loss, ReportData, TrainedArm
 from lema_local.report.files import choose_by_hash
 from lema_local.report.funnel import group_reasons
 from lema_local.report.rendering import code_span, escape_markdown, fence
-from lema_local.report.summary import describe_matching, describe_state
+from lema_local.report.summary import describe_matching, describe_state, total_seconds
 from lema_local.report.words import clean, difference, dollars, duration, number, p_value, percent
 from lema_local.runs import RunFolder
 from lema_local.stages.report import read_run, write_report
@@ -302,6 +302,15 @@ def test_a_training_that_was_resumed_tells_each_step_once(run):
     )
     curve = read_run(run).curves[0]
     assert (curve.arm, curve.steps[-1], curve.losses[-1], len(curve.steps)) == ("cot", 120, 9.0, 120)
+
+
+def test_the_time_of_arms_is_counted_once(run):
+    before = total_seconds(read_run(run))
+    part = run.stage("6_train/cot").manifest()
+    run.stage("6_train").save_manifest(
+        part.model_copy(update={"stage": "6_train", "seconds": 88.0 + 97.5 + 0.5, "counts": {}})
+    )
+    assert total_seconds(read_run(run)) == pytest.approx(before + 0.5)
 
 
 def test_seconds_and_dollars_of_all_stages_and_arms_are_summed(reported):
