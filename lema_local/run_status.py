@@ -125,7 +125,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        values = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}

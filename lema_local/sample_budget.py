@@ -119,10 +119,12 @@ class SamplePlan:
             tally.correct.setdefault(hash(path.text), wave)
         self._settle()
 
-    def refuse(self, question_id: str) -> None:
-        """Say that a question cannot be asked."""
+    def refuse(self, question_id: str) -> bool:
+        """Take note that a question cannot be asked; return whether that is news."""
+        is_news = question_id not in self._refused
         self._refused.add(question_id)
         self._settle()
+        return is_news
 
     def _settle(self) -> None:
         """Close questions from the front as long as their waves are whole and it is not enough."""

@@ -210,18 +210,10 @@ def build(
 
 
 def _build_settings(**given: Any) -> BuildSettings:
-    from pydantic import ValidationError
-
-    from lema_local.errors import InputError
-    from lema_local.jsonl import describe_validation
+    from lema_local.cli.settings import check_settings
     from lema_local.stages.build import BuildSettings
 
-    try:
-        return BuildSettings.model_validate(given)
-    except ValidationError as err:
-        raise InputError(
-            f"these settings cannot be: {describe_validation(err)}", hint="lema build --help"
-        ) from err
+    return check_settings(BuildSettings, given, "lema build")
 
 
 def _match(

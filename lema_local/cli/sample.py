@@ -171,19 +171,11 @@ def sample(
 
 
 def _settings(given: dict[str, Any]) -> SampleSettings:
-    from pydantic import ValidationError
-
-    from lema_local.errors import InputError
-    from lema_local.jsonl import describe_validation
+    from lema_local.cli.settings import check_settings
     from lema_local.stages.sample import SampleSettings
 
     sampling = {name: value for name, value in given.items() if name not in ENGINE_NAMES}
-    try:
-        return SampleSettings.model_validate(sampling)
-    except ValidationError as err:
-        raise InputError(
-            f"these settings cannot be: {describe_validation(err)}", hint="lema sample --help"
-        ) from err
+    return check_settings(SampleSettings, sampling, "lema sample")
 
 
 def describe_origin(

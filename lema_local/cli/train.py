@@ -266,18 +266,11 @@ def _open_student(gguf: Path, prompt_style: Any) -> Any:
 
 
 def _settings(given: dict[str, Any]) -> TrainSettings:
-    from pydantic import ValidationError
-
-    from lema_local.errors import InputError
-    from lema_local.jsonl import describe_validation
+    from lema_local.cli.settings import check_settings
     from lema_local.training.base import TrainSettings
 
-    try:
-        return TrainSettings.model_validate({key: value for key, value in given.items() if value is not None})
-    except ValidationError as err:
-        raise InputError(
-            f"these settings cannot be: {describe_validation(err)}", hint="lema train --help"
-        ) from err
+    named = {key: value for key, value in given.items() if value is not None}
+    return check_settings(TrainSettings, named, "lema train")
 
 
 def _show_on(update: Any) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -144,7 +144,6 @@ class _Drawing:
     plan: SamplePlan
     done: frozenset[Key]
     on_refusal: Callable[[Question, str], None] | None
-    refused: set[str] = field(default_factory=set)
 
     def draw(self, questions: Iterable[Question], wave: int) -> Iterator[ReasoningPath]:
         """Yield these questions' paths of one wave, as they finish."""
@@ -181,10 +180,8 @@ class _Drawing:
                 yield SampleRequest(question.id, index, rendered, seed)
 
     def _refuse(self, question: Question, reason: str) -> None:
-        self.plan.refuse(question.id)
-        if self.on_refusal is not None and question.id not in self.refused:
+        if self.plan.refuse(question.id) and self.on_refusal is not None:
             self.on_refusal(question, reason)
-        self.refused.add(question.id)
 
 
 def _path(question: Question, request: SampleRequest, completion: Completion, student: str) -> ReasoningPath:
