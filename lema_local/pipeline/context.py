@@ -1,0 +1,115 @@
+"""What the wiring of every stage shares: one recipe in one run folder, and the student that is lent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from lema_local.recipe import Recipe
+from lema_local.records import Question, TrainingExample
+from lema_local.run_progress import ProgressFile, Show
+from lema_local.runs import Manifest, RunFolder, StageFolder
+from lema_local.stage_runner import StageRunner, save_chosen
+from lema_local.stages.build import MATCHED
+from lema_local.students.base import PromptStyle, Student
+from lema_local.teachers.secrets import mask_secrets
+from lema_local.training.base import Trainer
+from lema_local.wiring import (
+    base_identity,
+    open_run_student,
+    open_trainer,
+    student_identity,
+    teacher_identity,
+)
+
+
+class Run:
+    """One recipe in one run folder.
+
+    Args:
+        recipe: What to do.
+        folder: Where; created if missing.
+        show: Shows progress.
+        tell: Says one line to the user.
+        reuse: Another run, whose finished stages are taken over where their fingerprints match.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        *,
+        show: Show,
+        tell: Callable[[str], None],
+        reuse: RunFolder | None,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        progress = ProgressFile(folder.path, show, mask_secrets)
+        self.show: Show = progress.show
+        self.tell = tell
+        self.runner = StageRunner(folder, tell=tell, reuse=reuse, progress=progress)
+        self.questions: dict[str, list[Question]] = {}
+        """By split; filled by the first stage."""
+
+    @cached_property
+    def student_identity(self) -> dict[str, Any]:
+        """What names the student in a fingerprint."""
+        return student_identity(self.recipe.student)
+
+    @cached_property
+    def teacher_identity(self) -> dict[str, Any]:
+        """What names the teacher in a fingerprint."""
+        return teacher_identity(self.recipe.teacher)
+
+    @cached_property
+    def base_identity(self) -> dict[str, Any]:
+        """What names the model that is trained."""
+        return base_identity(self.recipe.student)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The trainer for the student's base."""
+        return open_trainer(self.recipe.student)
+
+    @cached_property
+    def trainings(self) -> dict[str, tuple[str, int]]:
+        """Each training's name and (arm, seed): the arms with `train.seed`, then each further seed's."""
+        block = self.recipe.train
+        further = [seed for seed in dict.fromkeys(block.seeds) if seed != block.seed]
+        return {arm: (str(arm), block.seed) for arm in block.arms} | {
+            f"{arm}-seed-{seed}": (str(arm), seed) for seed in further for arm in block.arms
+        }
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Examples by arm, of every training file."""
+        arms = dict.fromkeys((*MATCHED, *self.recipe.train.arms))
+        return {arm: len(self.runner.read("build", f"{arm}.jsonl", TrainingExample)) for arm in arms}
+
+    @contextmanager
+    def lend_student(
+        self,
+        *,
+        adapter: Path | None = None,
+        style: PromptStyle | Literal["auto"] | None = None,
+        folder: StageFolder | None = None,
+        started: Manifest | None = None,
+    ) -> Iterator[Student]:
+        """Lend the student; what its engine chooses is written down at once, and used again on resume."""
+        block = self.recipe.student
+        student = open_run_student(
+            block if style is None else block.model_copy(update={"prompt_style": style}),
+            adapter=adapter,
+            chosen=started.chosen.get("chosen") if started else None,
+            on_chosen=None
+            if folder is None or started is None
+            else lambda chosen: save_chosen(folder, started, chosen),
+        )
+        try:
+            yield student
+        finally:
+            student.close()

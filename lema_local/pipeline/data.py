@@ -1,0 +1,174 @@
+"""Questions, sampling, filter and training files: what each is made from, and the work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from lema_local.datasets import split_validation
+from lema_local.grades import GRADES_FILE, read_grades
+from lema_local.jsonl import write_records
+from lema_local.pipeline.context import Run
+from lema_local.prompts import load_cot_prompt
+from lema_local.recipe import settings_in_result
+from lema_local.records import Correction, Rationale
+from lema_local.runs import MadeFrom, Manifest, StageFolder, fingerprint
+from lema_local.sampling import SampleWatch, expected_paths, sample_into_file
+from lema_local.stage_runner import Outcome, save_chosen
+from lema_local.stages.build import (
+    MATCHED,
+    UNMATCHED,
+    build_arms,
+    count_examples,
+    match_arms,
+    remove_contaminated,
+    write_arms,
+)
+from lema_local.stages.filter import filter_corrections
+from lema_local.stages.questions import check_disjoint, check_gold_answers
+from lema_local.students import lend_counter
+from lema_local.wiring import LentStudents, load_source, student_file, student_identity
+
+
+def do_questions(run: Run) -> None:
+    """Load, check and write the questions; none of the test questions is among those trained on."""
+    blocks = run.recipe.questions
+    train = load_source(blocks.train)
+    if blocks.validation is not None:
+        validation = load_source(blocks.validation)
+    else:
+        train, validation = split_validation(train, blocks.validation_count)
+    test = [question for source in blocks.test for question in load_source(source)]
+    run.questions = {"train": train, "validation": validation, "test": test}
+    kept = check_disjoint(run.questions, allows_test=run.recipe.build.allow_test)
+    if len(kept) < len(train):
+        run.tell(f"{len(train) - len(kept)} training question(s) left out: validation holds their text")
+    run.questions["train"] = kept
+    made_from = {
+        split: {"count": len(some), "sha256": hash_records(some)} for split, some in run.questions.items()
+    }
+    for split, facts in made_from.items():
+        run.runner.marks[f"{split} questions"] = fingerprint(facts)
+
+    def work(folder: StageFolder, _: Manifest) -> Outcome:
+        check_gold_answers(chain(*run.questions.values()))
+        for split, some in run.questions.items():
+            write_records(folder.path / f"{split}.jsonl", some)
+        return Outcome(counts={split: len(some) for split, some in run.questions.items()})
+
+    run.runner.do("questions", made_from, work)
+
+
+def do_sample(run: Run) -> None:
+    """Sample reasoning paths of the training questions."""
+    settings = run.recipe.sample
+    prompt = load_cot_prompt(settings.prompt)
+    blocks = (run.recipe.student, *run.recipe.other_students)
+    others = [student_identity(block) for block in run.recipe.other_students]
+    made_from = {
+        "questions": run.runner.marks["train questions"],
+        "student": run.student_identity,
+        **({"other_students": others} if others else {}),
+        "prompt": prompt.fingerprint,
+        "sample": settings_in_result(run.recipe, "sample"),
+    }
+
+    def work(folder: StageFolder, started: Manifest) -> Outcome:
+        asked = run.questions["train"]
+        lent = LentStudents(
+            blocks,
+            chosen=started.chosen.get("chosen"),
+            on_chosen=partial(save_chosen, folder, started),
+            tell=run.tell,
+        )
+        with run.show("sample", expected_paths(len(asked), len(blocks), settings)) as update:
+            sampled = sample_into_file(
+                folder.path / "paths.jsonl",
+                asked,
+                lent.openers,
+                prompt,
+                settings,
+                on_paths=SampleWatch(update),
+                on_refusal=lambda question, why: run.tell(f"{question.id} is left out: {why}"),
+            )
+        return Outcome(counts=sampled.summary.model_dump(), chosen=lent.described)
+
+    run.runner.do("sample", made_from, work)
+
+
+def do_filter(run: Run) -> None:
+    """Keep the corrections that may be learned from."""
+    made_from: MadeFrom = {
+        "corrections": run.runner.marks["correct"],
+        "filter": settings_in_result(run.recipe, "filter"),
+    }
+    grades, settings = None, run.recipe.filter
+    if settings.drop_graded:
+        grades = read_grades(Path(settings.grades) if settings.grades else run.folder.path / GRADES_FILE)
+        made_from["drop_graded"] = {"grades": settings.drop_graded, "given": fingerprint(grades)}
+
+    def work(folder: StageFolder, _: Manifest) -> Outcome:
+        corrections = run.runner.read("correct", "corrections.jsonl", Correction)
+        filtered = filter_corrections(corrections, run.questions["train"], settings, grades)
+        write_records(folder.path / "accepted.jsonl", filtered.accepted)
+        write_records(folder.path / "rejected.jsonl", filtered.rejected)
+        counts = {"accepted": len(filtered.accepted), "rejected": len(filtered.rejected)}
+        reasons = Counter(one.reason or one.verdict for one in filtered.rejected)
+        return Outcome(counts={**counts, "reasons": dict(reasons.most_common(20))})
+
+    run.runner.do("filter", made_from, work)
+
+
+def do_build(run: Run) -> None:
+    """Build the training files of the arms."""
+    settings = run.recipe.build
+    made_from = {
+        "questions": run.runner.marks["train questions"],
+        "accepted": run.runner.marks["filter"],
+        "rationales": run.runner.marks.get("augment"),
+        "prompt": load_cot_prompt(settings.cot_prompt).fingerprint,
+        "build": settings_in_result(run.recipe, "build"),
+        "test questions": run.runner.marks["test questions"],
+        **({"tokenizer": run.student_identity} if settings.match == "tokens" else {}),
+        **({"arms": run.recipe.train.arms} if UNMATCHED in run.recipe.train.arms else {}),
+    }
+
+    def work(folder: StageFolder, _: Manifest) -> Outcome:
+        accepted = run.runner.read("filter", "accepted.jsonl", Correction)
+        has_rationales = run.recipe.augment is not None
+        rationales = run.runner.read("augment", "rationales.jsonl", Rationale) if has_rationales else []
+        names = dict.fromkeys((*MATCHED, *run.recipe.train.arms))
+        built = build_arms(run.questions["train"], accepted, rationales, settings, tuple(names))
+        arms, certificates = remove_contaminated(
+            built, run.questions["train"], run.questions["test"], settings
+        )
+        with _measure(run) as measure:
+            arms = match_arms(arms, settings, measure or len)
+            counts = count_examples(arms, measure)
+        write_arms(folder.path, arms, certificates)
+        for certificate in certificates.values():
+            run.tell(certificate.sentence)
+        return Outcome(counts=counts)
+
+    run.runner.do("build", made_from, work)
+
+
+@contextmanager
+def _measure(run: Run) -> Iterator[Callable[[str], int] | None]:
+    """Lend what counts trained tokens, where they are to be matched."""
+    if run.recipe.build.match != "tokens":
+        yield None
+        return
+    with lend_counter(student_file(run.recipe.student)) as measure:
+        yield measure
+
+
+def hash_records(records: Sequence[BaseModel]) -> str:
+    """Return a hash of records, in their order."""
+    return fingerprint({"records": [record.model_dump(mode="json") for record in records]})

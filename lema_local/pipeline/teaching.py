@@ -1,0 +1,106 @@
+"""What the teacher does: corrections and further rationales."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from lema_local.pipeline.context import Run
+from lema_local.prompts import load_correction_prompt, load_cot_prompt
+from lema_local.recipe import settings_in_result
+from lema_local.records import Correction, Rationale, ReasoningPath
+from lema_local.resuming import ResumedFile
+from lema_local.runs import Manifest, StageFolder
+from lema_local.stage_runner import Outcome
+from lema_local.stages.correct import path_key, select_mistakes
+from lema_local.teamwork import account_for_fallback, augment_with_team, correct_with_team, count_by_teacher
+from lema_local.wiring import REFERENCE, open_run_team
+
+
+def do_correct(run: Run) -> None:
+    """Let the teacher correct the mistakes."""
+    settings = run.recipe.correct
+    prompt = load_correction_prompt(settings.prompt)
+    made_from = {
+        "paths": run.runner.marks["sample"],
+        "teacher": run.teacher_identity,
+        "prompt": None if _only_reference(run) else prompt.fingerprint,
+        "correct": settings_in_result(run.recipe, "correct"),
+    }
+
+    def work(folder: StageFolder, _: Manifest) -> Outcome:
+        paths = run.runner.read("sample", "paths.jsonl", ReasoningPath)
+        mistakes = list(select_mistakes(paths, run.questions["train"], settings))
+        order = [path_key(path) for _, path in mistakes]
+        with (
+            ResumedFile(folder.path / "corrections.jsonl", Correction, path_key) as file,
+            open_run_team(run.recipe, settings, run.folder) as team,
+            run.show("correct", len(mistakes)) as update,
+        ):
+            left = [mistake for mistake in mistakes if path_key(mistake[1]) not in file.kept]
+            verdicts = Counter[str](one.verdict for one in file.kept.values())
+            for one in correct_with_team(left, team, prompt, settings):
+                file.append(one)
+                verdicts[one.verdict] += 1
+                update(verdicts.total(), **verdicts, spent=f"${team.spent_usd:.4f}")
+            corrections = file.finish(order)
+            counts = {"mistakes": len(mistakes), **count_verdicts(corrections), **team.count.as_dict()}
+            if len(team.members) > 1 or team.fallback:
+                counts["by_teacher"] = count_by_teacher(corrections)
+            if account := account_for_fallback(corrections, team):
+                counts["fallback"] = asdict(account)
+                run.tell(account.describe())
+            return Outcome(counts=counts, cost_usd=team.spent_usd)
+
+    run.runner.do("correct", made_from, work)
+
+
+def do_augment(run: Run) -> None:
+    """Let the teacher write further rationales, where the recipe asks for them."""
+    settings = run.recipe.augment
+    if settings is None:
+        return
+    prompt = load_cot_prompt(settings.prompt)
+    made_from = {
+        "questions": run.runner.marks["train questions"],
+        "teacher": run.teacher_identity,
+        "prompt": prompt.fingerprint,
+        "augment": settings_in_result(run.recipe, "augment"),
+    }
+
+    def work(folder: StageFolder, _: Manifest) -> Outcome:
+        wanted = run.questions["train"][: settings.limit]
+        attempts = range(settings.rationales_per_question)
+        order = [(question.id, attempt) for question in wanted for attempt in attempts]
+        with (
+            ResumedFile(folder.path / "rationales.jsonl", Rationale, rationale_key) as file,
+            open_run_team(run.recipe, settings, run.folder) as team,
+            run.show("augment", len(order)) as update,
+        ):
+            left = [one for one in wanted if not all((one.id, attempt) in file.kept for attempt in attempts)]
+            before = len(order) - len(left) * len(attempts)
+            for done, one in enumerate(augment_with_team(left, team, prompt, settings), before + 1):
+                file.append(one)
+                update(done, spent=f"${team.spent_usd:.4f}")
+            counts = {**count_verdicts(file.finish(order)), **team.count.as_dict()}
+            return Outcome(counts=counts, cost_usd=team.spent_usd)
+
+    run.runner.do("augment", made_from, work)
+
+
+def _only_reference(run: Run) -> bool:
+    """Whether no teacher reads the prompt."""
+    block = run.recipe.teacher
+    return all(one.model == REFERENCE for one in (*block.members, *filter(None, [block.fallback])))
+
+
+def count_verdicts(records: Sequence[Correction] | Sequence[Rationale]) -> dict[str, int]:
+    """Return how many were accepted, rejected and failed."""
+    found = Counter(record.verdict for record in records)
+    return {verdict: found[verdict] for verdict in ("accepted", "rejected", "failed")}
+
+
+def rationale_key(rationale: Rationale) -> tuple[str, int]:
+    """Return what names a rationale."""
+    return rationale.question_id, rationale.attempt
