@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import signal
@@ -151,6 +152,55 @@ def test_a_second_ctrl_c_ends_it_at_once_and_names_the_command(busy: subprocess.
     assert busy.returncode == 130
     assert "To go on: lema sample --out 'a b'" in stderr
     assert "not reached" not in stdout
+
+
+SWALLOWED = """
+import ctypes, os, signal, threading, weakref
+from lema_local.cli.interrupts import hear_interrupts
+hear_interrupts()
+
+def is_interrupted(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):  # Python looks for signals in here
+        pass
+
+class Thing:
+    pass
+
+class Deleted:
+    __del__ = is_interrupted
+
+def delete():
+    Deleted()
+
+def end_watched():
+    thing = Thing()
+    watch = weakref.ref(thing, is_interrupted)
+    del thing
+
+def call_from_c():
+    ctypes.CFUNCTYPE(None)(is_interrupted)()
+
+try:
+    {way}()
+    print("goes on", flush=True)
+    threading.Event().wait(30)
+    print("to its end")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize("way", ["delete", "end_watched", "call_from_c"])
+def test_a_ctrl_c_that_python_swallows_is_heard_all_the_same(way: str) -> None:
+    command = [sys.executable, "-c", SWALLOWED.replace("{way}", way)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=True, preexec_fn=hear_interrupts
+    )
+    assert done.stdout == "goes on\ninterrupted\n"
+    assert "Exception ignored" not in done.stderr
+    assert "at once; what was written" not in done.stderr  # that is for a second one
 
 
 def test_a_run_that_is_interrupted_keeps_its_paths_and_names_the_command(tmp_path: Path) -> None:
