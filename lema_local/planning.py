@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lema_local.errors import BackendUnavailable, LemaError
+from lema_local.errors import LemaError
 from lema_local.jsonl import read_records
 from lema_local.prompts import CotPrompt, format_correction, load_correction_prompt, load_cot_prompt
 from lema_local.recipe import QuestionSource, Recipe
@@ -39,6 +39,9 @@ from lema_local.teachers.prices import Price, most_prompt_tokens
 from lema_local.teachers.settings import TeacherSettings
 from lema_local.teachers.team import Member, choose_member, open_member
 from lema_local.wiring import load_source, student_path
+
+if TYPE_CHECKING:
+    from lema_local.training.shapes import ModelShape
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text, about; for what no reply in the journal tells better."""
@@ -84,6 +87,17 @@ class TeacherPlan:
     why_no_hours: str | None
     rests_on: str
 
+    @property
+    def run_stage(self) -> str:
+        """The stage of the run that the calls are made in."""
+        return "correct" if self.stage == "fallback" else self.stage
+
+
+def _without_calls(plan: TeacherPlan) -> TeacherPlan:
+    """Return the plan for a stage that is finished."""
+    none = Amount(0, 0, 0)
+    return replace(plan, calls=none, usd=none, batch_usd=None, hours=0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
@@ -120,22 +134,25 @@ class RunPlan:
     """What has to be there first."""
 
 
-def plan_run(recipe: Recipe, run: Path, *, wrong_share: float = 0.5) -> RunPlan:
+def plan_run(recipe: Recipe, run: Path, *, wrong_share: float = 0.5, reuse: Path | None = None) -> RunPlan:
     """Return what a run of a recipe will take.
 
     Args:
         recipe: What is to be done.
         run: The run's folder; what it holds already is taken into account.
         wrong_share: Share of the paths that end wrong, for a run that has not sampled yet.
+        reuse: Another run, whose paths are taken for this one's where this one has none.
 
     Raises:
         PromptError: If a prompt cannot be loaded.
     """
     missing: list[str] = []
     questions = _load_questions(recipe, missing)
-    found = _find_mistakes(recipe, run, questions["train"], wrong_share)
+    sampled = next((one for one in (run, reuse) if one is not None and _is_done(one, "sample")), None)
+    found = _find_mistakes(recipe, sampled, questions["train"], wrong_share)
     with Journal() as journal:
         teachers = _plan_teachers(recipe, questions["train"], found, journal, missing)
+    teachers = [_without_calls(one) if _is_done(run, one.run_stage) else one for one in teachers]
     usd, batch_usd = _sum(teachers, "usd"), _sum(teachers, "batch_usd")
     paths = _count_paths(recipe, len(questions["train"]))
     examples = _count_examples(recipe, questions["train"], found.count)
@@ -170,7 +187,7 @@ def plan_run(recipe: Recipe, run: Path, *, wrong_share: float = 0.5) -> RunPlan:
         memory=memory,
         disk_gib=disk_gib,
         free_disk_gib=free,
-        missing=missing,
+        missing=list(dict.fromkeys(missing)),
     )
 
 
@@ -188,10 +205,13 @@ def _load_questions(recipe: Recipe, missing: list[str]) -> dict[str, list[Questi
         "validation": _load(blocks.validation, missing) if blocks.validation else [],
         "test": [question for source in blocks.test for question in _load(source, missing)],
     }
-    if blocks.validation is None and blocks.validation_count:
+    if blocks.validation is None and blocks.validation_count and loaded["train"]:
         from lema_local.datasets import split_validation
 
-        loaded["train"], loaded["validation"] = split_validation(loaded["train"], blocks.validation_count)
+        try:
+            loaded["train"], loaded["validation"] = split_validation(loaded["train"], blocks.validation_count)
+        except LemaError as err:
+            missing.append(f"questions: {err}")
     return loaded
 
 
@@ -213,13 +233,18 @@ class _Found:
     rests_on: str
 
 
-def _find_mistakes(recipe: Recipe, run: Path, train: Sequence[Question], wrong_share: float) -> _Found:
-    folder = RunFolder(run).stage(STAGES["sample"])
-    if folder.manifest() is not None:
-        paths = read_records(folder.path / "paths.jsonl", ReasoningPath)
+def _is_done(run: Path, stage: str) -> bool:
+    return RunFolder(run).stage(STAGES[stage]).manifest() is not None
+
+
+def _find_mistakes(
+    recipe: Recipe, sampled: Path | None, train: Sequence[Question], wrong_share: float
+) -> _Found:
+    if sampled is not None:
+        paths = read_records(RunFolder(sampled).stage(STAGES["sample"]).path / "paths.jsonl", ReasoningPath)
         mistakes = list(select_mistakes(paths, train, recipe.correct))
         return _Found(
-            Amount(len(mistakes), len(mistakes), len(mistakes)), mistakes, f"the paths sampled in {run}"
+            Amount(len(mistakes), len(mistakes), len(mistakes)), mistakes, f"the paths sampled in {sampled}"
         )
     settings = recipe.sample
     samples = settings.samples_per_question * (1 + len(recipe.other_students))
@@ -565,8 +590,12 @@ def _is_same_model(recipe_path: Path, wanted: dict[str, Any]) -> bool:
     return all(model.get(name) == value for name, value in wanted.items())
 
 
+CPU_PARAMETERS = 200_000_000
+"""A larger student is not trained on a CPU in reasonable time."""
+
+
 def _plan_memory(recipe: Recipe, missing: list[str]) -> tuple[list[str], float | None]:
-    """Return what training and export need, in words, and the disk for the converted base and the adapters, GiB."""
+    """Return what sampling, training and export need, in words, and the disk for base and adapters, GiB."""
     block = recipe.student
     try:
         if block.url is not None and block.base is None:
@@ -577,21 +606,44 @@ def _plan_memory(recipe: Recipe, missing: list[str]) -> tuple[list[str], float |
         if block.url is None and block.base is None and block.model.startswith("hf:"):
             missing.append(f"student: {block.model} is fetched from the hub where it is not here yet")
             return ["- (the student's file is not looked for on the hub)"], None
+        sampling = [] if block.url else [_describe_sampling(student_path(block))]
         base = block.base or str(student_path(block))
-        from lema_local.training.layout import plan_for_machine
-        from lema_local.training.memory import describe_memory, estimate_export
+        from lema_local.training.memory import estimate_export
         from lema_local.training.shapes import read_shape
 
         shape = read_shape(base)
         export = estimate_export(shape, recipe.train)
         # The base in 16 bits, and for each arm adapter, checkpoint with the optimizer's two moments, and GGUF.
         disk = 2 * shape.parameters + len(recipe.train.arms) * 5 * export.adapter_file
-        try:
-            lines = describe_memory(shape, recipe.train, plan_for_machine(shape, recipe.train))
-        except BackendUnavailable as err:
-            lines = [f"- ({err})"]
-        return lines, disk / 2**30
+        return [*sampling, *_describe_training(shape, recipe, missing)], disk / 2**30
     except (LemaError, ImportError) as err:
         hint = f" ({err.hint})" if isinstance(err, LemaError) and err.hint else ""
         missing.append(f"student or base: {err}{hint}")
         return ["- (see what is missing)"], None
+
+
+def _describe_sampling(path: Path) -> str:
+    from lema_local.students.inspection import inspect_gguf
+
+    facts = inspect_gguf(path)
+    return (
+        f"sampling: {facts['typical_memory_bytes'] / 2**30:.2f} GiB of {facts['free_memory_bytes'] / 2**30:.2f}"
+        f" ({facts['typical_slots']} paths at once)"
+    )
+
+
+def _describe_training(shape: ModelShape, recipe: Recipe, missing: list[str]) -> list[str]:
+    from lema_local.training.layout import plan_for_machine
+    from lema_local.training.memory import describe_memory
+    from lema_local.training.models import choose_compute
+
+    if not choose_compute().is_cuda and shape.parameters > CPU_PARAMETERS:
+        missing.append(
+            f"GPU: torch sees no CUDA card here, and training {shape.parameters / 1e9:.1f} billion parameters on"
+            " a CPU takes weeks (lema run ... --until build makes the training files; train them elsewhere)"
+        )
+    try:
+        return describe_memory(shape, recipe.train, plan_for_machine(shape, recipe.train))
+    except LemaError as err:
+        missing.append(f"memory: {err}" + (f" ({err.hint})" if err.hint else ""))
+        return ["training: - (see what is missing)"]

@@ -55,46 +55,68 @@ def plan(
     click.echo(json.dumps(asdict(told)) if is_json else "\n".join(_describe(told)))
 
 
+WHAT_WIDTH = 62
+
+
 def _describe(plan: RunPlan) -> Iterator[str]:
-    counts = ", ".join(f"{count:,} {split}" for split, count in plan.questions.items())
-    yield f"{plan.recipe} in {plan.run}"
-    yield f"questions   {counts}"
-    hours = _hours(plan.sample_hours, plan.why_no_sample_hours)
-    yield f"sample      {_amount(plan.paths)} paths, at most {plan.sample_tokens:,.0f} tokens; {hours}"
-    yield f"mistakes    {_amount(plan.mistakes)} ({plan.mistakes_rest_on})"
-    for teacher in plan.teachers:
-        yield from _describe_teacher(teacher)
-    if plan.usd is not None:
-        batch = f"; in batches {_dollars(plan.batch_usd)}" if plan.batch_usd else ""
-        cap = ""
-        if plan.max_usd is not None:
-            cap = f"; the cap of ${plan.max_usd:g} " + (
-                "holds all of it" if plan.usd.high <= plan.max_usd else "may end it before"
-            )
-        yield f"dollars     {_dollars(plan.usd)}{batch}{cap}"
-    else:
-        yield "dollars     - (not known for every teacher)"
-    hours = _hours(plan.train_hours, plan.why_no_train_hours)
-    yield f"train       {_amount(plan.examples)} examples, {_amount(plan.steps)} steps in each arm; {hours}"
-    yield f"evaluate    {plan.answers:,} answers"
+    """Yield the table: what each stage does, its time, its dollars; then what it needs and what it rests on."""
+    notes: list[str] = []
+    yield f"{plan.recipe} in {plan.run}\n"
+    if plan.questions["train"]:
+        yield from _describe_stages(plan, notes)
     yield from (f"memory      {line}" for line in plan.memory)
     if plan.disk_gib is not None:
         yield f"disk        about {plan.disk_gib:.2f} GiB of {plan.free_disk_gib:.1f} free"
     yield from (f"MISSING     {line}" for line in plan.missing)
+    yield from (f"note        {line}" for line in dict.fromkeys(notes))
 
 
-def _describe_teacher(plan: TeacherPlan) -> Iterator[str]:
-    known = f" and {plan.from_journal:,} from the journal" if plan.from_journal is not None else ""
-    yield f"{plan.stage:11} {plan.teacher}: {_amount(plan.calls)} calls{known}, each about"
-    yield f"            {plan.prompt_tokens:,.0f} prompt and {plan.reply_tokens:,.0f} reply tokens ({plan.rests_on})"
+def _describe_stages(plan: RunPlan, notes: list[str]) -> Iterator[str]:
+    notes.append(f"mistakes: {plan.mistakes_rest_on}")
+    yield _row("stage", "what", "time", "dollars")
+    counts = ", ".join(f"{count:,} {split}" for split, count in plan.questions.items())
+    yield _row("questions", counts)
+    sampled = f"{describe_amount(plan.paths)} paths, at most {plan.sample_tokens:,.0f} tokens"
+    yield _row("sample", sampled, _hours(plan.sample_hours, plan.why_no_sample_hours, "sample", notes))
+    yield _row("mistakes", describe_amount(plan.mistakes))
+    for teacher in plan.teachers:
+        yield from _describe_teacher(teacher, notes)
+    trained = f"{describe_amount(plan.examples)} examples, {describe_amount(plan.steps)} steps in each arm"
+    yield _row("train", trained, _hours(plan.train_hours, plan.why_no_train_hours, "train", notes))
+    yield _row("evaluate", f"{plan.answers:,} answers")
+    yield _row("in all", "", "", _describe_price(plan)) + "\n"
+
+
+def _row(stage: str, what: str, time: str = "", dollars: str = "") -> str:
+    return f"{stage:11} {what:{WHAT_WIDTH}} {time:>8}  {dollars}".rstrip()
+
+
+def _describe_price(plan: RunPlan) -> str:
     if plan.usd is None:
-        yield f"            dollars: - ({plan.why_no_usd})"
-    else:
-        batch = f"; in batches {_dollars(plan.batch_usd)}, within 24 hours" if plan.batch_usd else ""
-        yield f"            {_dollars(plan.usd)}{batch}; {_hours(plan.hours, plan.why_no_hours)}"
+        return "- (not known for every teacher)"
+    batch = f"; in batches {describe_dollars(plan.batch_usd)}" if plan.batch_usd else ""
+    cap = ""
+    if plan.max_usd is not None:
+        cap = f"; the cap of ${plan.max_usd:g} " + (
+            "holds all of it" if plan.usd.high <= plan.max_usd else "may end it before"
+        )
+    return f"{describe_dollars(plan.usd)}{batch}{cap}"
 
 
-def _amount(amount: Amount) -> str:
+def _describe_teacher(plan: TeacherPlan, notes: list[str]) -> Iterator[str]:
+    known = f", {plan.from_journal:,} replies in the journal" if plan.from_journal is not None else ""
+    hours = _hours(plan.hours, plan.why_no_hours, plan.stage, notes)
+    dollars = "-" if plan.usd is None else describe_dollars(plan.usd)
+    yield _row(plan.stage, f"{plan.teacher}: {describe_amount(plan.calls)} calls{known}", hours, dollars)
+    size = f"{plan.prompt_tokens:,.0f} prompt and {plan.reply_tokens:,.0f} reply tokens each"
+    yield _row("", f"  about {size}")
+    notes.append(plan.rests_on)
+    if plan.usd is None:
+        notes.append(f"{plan.stage}: no dollars: {plan.why_no_usd}")
+
+
+def describe_amount(amount: Amount) -> str:
+    """Return a number that is not known yet, in words."""
     if amount.low == amount.high:
         return f"{amount.high:,.0f}"
     if amount.about is not None:
@@ -102,7 +124,8 @@ def _amount(amount: Amount) -> str:
     return f"{amount.low:,.0f} to {amount.high:,.0f}"
 
 
-def _dollars(amount: Amount | None) -> str:
+def describe_dollars(amount: Amount | None) -> str:
+    """Return dollars in words."""
     if amount is None:
         return "-"
     if amount.high == 0:
@@ -111,5 +134,9 @@ def _dollars(amount: Amount | None) -> str:
     return f"{about}at most ${amount.high:.2f}"
 
 
-def _hours(hours: float | None, why_not: str | None) -> str:
-    return f"hours: - ({why_not})" if hours is None else f"about {hours:.2f} hours"
+def _hours(hours: float | None, why_not: str | None, stage: str, notes: list[str]) -> str:
+    """Return a time in words; where there is none, a dash, with the reason among the notes."""
+    if hours is None:
+        notes.append(f"{stage}: no time: {why_not}")
+        return "-"
+    return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} h"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def run_options(command: Any) -> Any:
             is_flag=True,
             help="Forbid every connection but to local endpoints that the recipe names.",
         ),
+        click.option("--yes", is_flag=True, help="Spend what the plan says without being asked."),
     )
     for option in reversed(options):
         command = option(command)
@@ -84,17 +86,20 @@ def run(
     until: str | None,
     reuse: Path | None,
     offline: bool,
+    yes: bool,
     **flags: Any,
 ) -> None:
     """Run RECIPE (a file or a shipped name) from questions to report.
 
-    The same command again skips what is finished and goes on where it stopped.
+    The same command again skips what is finished and goes on where it stopped. First it says in short what it will
+    take (lema plan tells more), and asks only where that costs money.
 
     \b
     Example:
       lema run recipes/quickstart.yaml --teacher gpt-4o --max-usd 2
     """
-    run_recipe(recipe, run_dir, [*overrides, *flag_overrides(flags)], until, reuse, is_offline=offline)
+    overrides = (*overrides, *flag_overrides(flags))
+    run_recipe(recipe, run_dir, overrides, until, reuse, is_offline=offline, is_agreed=yes)
 
 
 @click.command()
@@ -106,6 +111,7 @@ def quickstart(
     until: str | None,
     reuse: Path | None,
     offline: bool,
+    yes: bool,
     **flags: Any,
 ) -> None:
     """Run the whole loop on embedded problems with an embedded student.
@@ -117,9 +123,8 @@ def quickstart(
     Example:
       lema quickstart --teacher openai/local --teacher-url http://127.0.0.1:8080/v1
     """
-    run_recipe(
-        Path("quickstart"), run_dir, [*overrides, *flag_overrides(flags)], until, reuse, is_offline=offline
-    )
+    overrides = (*overrides, *flag_overrides(flags))
+    run_recipe(Path("quickstart"), run_dir, overrides, until, reuse, is_offline=offline, is_agreed=yes)
 
 
 @click.command()
@@ -151,13 +156,15 @@ def flag_overrides(flags: dict[str, Any]) -> list[str]:
 def run_recipe(
     path: Path,
     run_dir: Path | None,
-    overrides: list[str],
+    overrides: Sequence[str],
     until: str | None,
     reuse: Path | None,
     *,
-    is_offline: bool = False,
+    is_offline: bool,
+    is_agreed: bool,
 ) -> None:
-    """Load the recipe, run it, print the result."""
+    """Load the recipe, tell what it will take, run it, print the result."""
+    from lema_local.cli.consent import agree_on_plan
     from lema_local.cli.progress import notice, progress_bar
     from lema_local.cli.resuming import same_command
     from lema_local.errors import BudgetReached
@@ -169,6 +176,7 @@ def run_recipe(
     if is_offline:
         _keep_to_recipe(recipe)
     folder = RunFolder(run_dir or Path("runs") / recipe.name)
+    agree_on_plan(recipe, folder, until=until, reuse=reuse, is_agreed=is_agreed)
     pipeline = Pipeline(
         recipe, folder, show=progress_bar, tell=notice, reuse=RunFolder(reuse) if reuse else None
     )

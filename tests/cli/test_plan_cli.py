@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import LEMA, environment
 from fake_teacher import FakeTeacher
 from test_correct_cli import run
 
@@ -84,3 +89,84 @@ def test_a_served_student_needs_a_base_to_be_trained(tmp_path: Path) -> None:
     assert "what is trained is to be named" in missing
     (fetched,) = plan(tmp_path / "r", "--student", "hf:a/b/c.gguf")["missing"]
     assert "fetched from the hub" in fetched
+
+
+def test_a_split_that_cannot_be_cut_is_missing_and_no_end(tmp_path: Path) -> None:
+    nowhere = ["--set", "questions.train=own:nowhere.jsonl", "--set", "questions.validation=null"]
+    told = plan(tmp_path / "r", *nowhere, "--set", "questions.validation_count=5")
+    assert ["nowhere.jsonl" in line for line in told["missing"]] == [True]
+
+
+def test_a_card_that_is_not_here_is_missing(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    shape = {"model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28}
+    heads = {"num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936}
+    (base / "config.json").write_text(json.dumps({**shape, **heads, "tie_word_embeddings": True}))
+    flags = ("--set", f"student.base={base}", "--set", "train.memory=8gb")
+    told = plan(tmp_path / "r", *flags)  # the quickstart keeps activations, which is too much here
+    assert [line.split(":")[0] for line in told["missing"]] == ["GPU", "memory"]
+    assert "train.has_gradient_checkpointing: true fits" in told["missing"][1]
+    told = plan(tmp_path / "r", *flags, "--set", "train.has_gradient_checkpointing=null")
+    assert [line.split(":")[0] for line in told["missing"]] == ["GPU"]
+    assert [line.split(":")[0] for line in told["memory"]][:3:2] == ["sampling", "training"]
+
+
+# --- lema run shows it in short, and asks where it costs money ------------------------------------------------
+
+
+@pytest.fixture
+def priced(tmp_path: Path) -> Iterator[tuple[FakeTeacher, list[str]]]:
+    """A teacher that costs money, and the command that would ask it."""
+    with FakeTeacher() as server:
+        words = ["--teacher", "openai/x", "--teacher-url", server.url, "--until", "correct"]
+        prices = ["--set", "teacher.price_in=1", "--set", "teacher.price_out=10"]
+        yield server, ["quickstart", *SMALL, "--run", str(tmp_path / "r"), *words, *prices]
+
+
+def test_without_a_terminal_nothing_is_spent_that_nobody_agreed_to(
+    priced: tuple[FakeTeacher, list[str]], tmp_path: Path
+) -> None:
+    server, command = priced
+    refused = run("run", *command)
+    assert refused.exit_code == 2
+    assert "may spend about $0.0" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert not (tmp_path / "r").exists()
+    assert server.requests == 0
+    agreed = run("run", *command, "--yes")
+    assert agreed.exit_code == 0, agreed.output
+    assert server.requests > 0
+    assert run("run", *command).exit_code == 0  # all of it has been asked
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
+def test_on_a_terminal_it_asks(
+    priced: tuple[FakeTeacher, list[str]], tmp_path: Path, answer: str, code: int
+) -> None:
+    server, command = priced
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*LEMA, "run", *command, "--max-usd", "5"], stdin=theirs, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env=environment(tmp_path / "home"),
+    )  # fmt: skip
+    os.close(theirs)
+    os.write(ours, f"{answer}\n".encode())
+    _, stderr = process.communicate(timeout=120)
+    os.close(ours)
+    assert process.returncode == code, stderr
+    assert "plan: 12 questions, 48 paths; openai/x: about" in stderr
+    assert "This run may spend about $0.0" in stderr
+    assert (server.requests > 0) is (code == 0)
+    assert (tmp_path / "r").exists() is (code == 0)
+
+
+def test_a_missing_key_is_told_before_anything_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    command = ["quickstart", *SMALL, "--run", str(tmp_path / "r"), "--teacher", "gpt-4o-mini"]
+    done = run("run", *command, "--yes")
+    assert done.exit_code == 2
+    assert "OPENAI_API_KEY" in done.stderr
+    assert not (tmp_path / "r").exists()

@@ -14,7 +14,9 @@ import pytest
 from command import lema, start, tiny
 from fake_teacher import FakeTeacher
 
-from lema_local.records import Scores
+from lema_local.grades import GradeBook, correction_id
+from lema_local.jsonl import read_records
+from lema_local.records import Correction, Scores
 
 MADE_BEFORE_TRAINING = (
     "0_questions/train.jsonl",
@@ -221,6 +223,35 @@ def test_ctrl_c_is_said_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "To go on: lema quickstart" in stderr
     assert "Traceback" not in stderr
+
+
+def test_what_a_reviewer_graded_poor_is_not_trained_on(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], home: Path, tmp_path: Path
+) -> None:
+    """As the help of lema review has it: another run takes over what fits and filters by the grades."""
+    accepted = read_records(finished[0] / "4_filter/accepted.jsonl", Correction)
+    book, run = GradeBook(tmp_path / "grades.sqlite"), tmp_path / "without-poor"
+    book.mark("ada", accepted[0], "poor")
+    book.mark("ada", accepted[1], "good")
+    graded = ("filter.drop_graded=[poor]", f"filter.grades={book.path}")
+    command = ("quickstart", "--run", run, "--reuse", finished[0], "--until", "build", *tiny(*graded))
+    done = lema(*command, home=home)
+    assert done.returncode == 0, done.stderr
+    assert "correct: taken over" in done.stderr
+    kept = read_records(run / "4_filter/accepted.jsonl", Correction)
+    assert kept == [one for one in accepted if one != accepted[0]]
+    (dropped,) = (
+        one
+        for one in read_records(run / "4_filter/rejected.jsonl", Correction)
+        if one.reason == "a reviewer graded it poor"
+    )
+    assert correction_id(dropped) == correction_id(accepted[0])
+    for arm in ("cot", "lema"):
+        assert len(read_lines(run / f"5_build/{arm}.jsonl")) == 32 + len(kept)
+    book.mark("ada", accepted[1], "poor")  # another grade: another filter, which this folder is told
+    refused = lema(*command, home=home)
+    assert refused.returncode == 2
+    assert "drop_graded" in refused.stderr
 
 
 def test_two_processes_in_one_run_folder_the_second_is_refused(tmp_path: Path) -> None:
