@@ -55,13 +55,15 @@ COMMANDS = {
     "compare": ("evaluate:compare", "Compare arms that answered the same questions."),
     "grade": ("grade:grade", "Grade answers against gold answers."),
     "audit": ("audit:audit", "List a run's answers on which two scorers disagree."),
-    "datasets": ("datasets:datasets", "List, show or check datasets."),
+    "dataset": ("datasets:dataset", "Check questions; share corrections, or take in those of others."),
     "students": ("students:students", "Inspect or requantize a student."),
     "keys": ("keys:keys", "Keep providers' keys."),
     "journal": ("teachers:journal", "Look into the journal of teachers' replies."),
     "completion": ("completion:completion", "Print what lets a shell complete lema's commands."),
 }
 """Name: (module:attribute below lema_local.cli, the help line)."""
+OTHER_NAMES = {"datasets": "dataset"}
+"""What a command was called before: still understood, not listed."""
 
 
 def _set_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -129,6 +131,7 @@ class LemaGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module and return the command; None where there is no such command."""
+        cmd_name = OTHER_NAMES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         module, attribute = COMMANDS[cmd_name][0].split(":")
@@ -150,7 +153,7 @@ class LemaGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Name the nearest command where there is no such one."""
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        if args and not args[0].startswith("-") and args[0] not in (*COMMANDS, *OTHER_NAMES):
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)

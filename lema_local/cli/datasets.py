@@ -1,4 +1,4 @@
-"""`lema datasets`: which datasets there are, what one looks like, and what is wrong with a question file."""
+"""`lema dataset`: known datasets, what is wrong with a question file, and corrections to and from others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lema_local.cli.progress import notice, progress_bar
+from lema_local.cli.sharing import export, import_command, push
 from lema_local.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,31 +18,37 @@ if TYPE_CHECKING:
 
 
 @click.group()
-def datasets() -> None:
-    """List, show or check datasets.
+def dataset() -> None:
+    """Datasets: list, show and check questions; export, import and push corrections.
 
     \b
     Example:
-      lema datasets list
+      lema dataset list
+      lema dataset export runs/my-run --out shared
     """
 
 
-@datasets.command("list")
+dataset.add_command(export)
+dataset.add_command(import_command)
+dataset.add_command(push)
+
+
+@dataset.command("list")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
 def list_command(is_json: bool) -> None:
     """List the datasets that are known by name.
 
     \b
     Example:
-      lema datasets list
+      lema dataset list
     """
     from lema_local.datasets import DATASETS
 
-    for dataset in DATASETS.values():
+    for one in DATASETS.values():
         if is_json:
-            click.echo(json.dumps(_to_json(dataset)))
+            click.echo(json.dumps(_to_json(one)))
         else:
-            click.echo(f"{dataset.name:<8} {dataset.title}\n         {_describe_splits(dataset)}")
+            click.echo(f"{one.name:<8} {one.title}\n         {_describe_splits(one)}")
 
 
 def _to_json(dataset: Dataset) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def _describe_splits(dataset: Dataset) -> str:
     )
 
 
-@datasets.command()
+@dataset.command()
 @click.argument("name")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def show(name: str, is_json: bool) -> None:
@@ -74,7 +81,7 @@ def show(name: str, is_json: bool) -> None:
 
     \b
     Example:
-      lema datasets show gsm8k
+      lema dataset show gsm8k
     """
     from lema_local.datasets import DATASETS
 
@@ -107,7 +114,7 @@ def _describe_hub(dataset: Dataset) -> str:
     return f"{', '.join(f'{dataset.name}@{split}' for split in dataset.hub.splits)} ({dataset.hub.repo})"
 
 
-@datasets.command()
+@dataset.command()
 @click.argument("questions", metavar="QUESTIONS")
 @click.option(
     "--map",
@@ -124,8 +131,8 @@ def check(questions: str, mapping: str | None, examples: int, is_json: bool) -> 
 
     \b
     Examples:
-      lema datasets check gsm8k:train.jsonl
-      lema datasets check own:mine.csv --map question=problem,gold_answer=answer
+      lema dataset check gsm8k:train.jsonl
+      lema dataset check own:mine.csv --map question=problem,gold_answer=answer
     """
     from lema_local.datasets import load_questions, parse_mapping
 

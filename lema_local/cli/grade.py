@@ -32,7 +32,7 @@ class _Item:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
-@click.option("--dataset", metavar="NAME", help="Grade as this dataset's answers (lema datasets list).")
+@click.option("--dataset", metavar="NAME", help="Grade as this dataset's answers (lema dataset list).")
 @click.option(
     "--pred",
     "kind",

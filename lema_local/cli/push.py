@@ -31,13 +31,19 @@ def push(source: Path, repository: str, arm: str, is_public: bool, is_told: bool
 
     adapter_dir, export_dir = _folders(source, arm)
     files = files_to_publish(adapter_dir, export_dir)
+    if not list_upload(files, repository, is_told=is_told):
+        return
+    address = publish(files, repository, is_private=not is_public, message=f"Adapter {arm} by lema-local")
+    click.echo(address)
+
+
+def list_upload(files: dict[str, Path], repository: str, *, is_told: bool) -> bool:
+    """Print what would be uploaded; return whether it shall be."""
     for name, path in files.items():
         click.echo(f"{path.stat().st_size:>14,}  {name}  ({path})")
     if not is_told:
         click.echo(f"Nothing was uploaded. To upload this to {repository}: the same command with --yes")
-        return
-    address = publish(files, repository, is_private=not is_public, message=f"Adapter {arm} by lema-local")
-    click.echo(address)
+    return is_told
 
 
 def _folders(source: Path, arm: str) -> tuple[Path, Path | None]:

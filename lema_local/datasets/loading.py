@@ -275,7 +275,7 @@ def _convert(
             left_out += 1
         else:
             placed.append((place, question))
-    hint = f"lema datasets show {dataset.name} tells the form"
+    hint = f"lema dataset show {dataset.name} tells the form"
     questions = _finish(where, placed, problems, hint=hint, dataset=dataset)
     _tell_size(dataset, split, len(questions), left_out, where)
     return questions
@@ -360,7 +360,7 @@ def _find_duplicates(placed: list[tuple[str, Question]], problems: list[str]) ->
 
 
 def _check(question: Question, dataset: Dataset | None) -> str | None:
-    """Return what is wrong with a question; released expressions are left to `lema datasets check`."""
+    """Return what is wrong with a question; released expressions are left to `lema dataset check`."""
     if not question.question.strip():
         return "the question is empty"
     if not question.id.strip():

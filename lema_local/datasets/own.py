@@ -34,11 +34,11 @@ def convert_own(row: Row, dataset: str, split: str, position: int, mapping: Mapp
         question=_need(row, "question", mapping),
         gold_answer=gold,
         gold_rationale=rationale,
-        choices=_read_choices(_look_up(row, mapping.get("choices", "choices"))),
+        choices=read_choices(look_up(row, mapping.get("choices", "choices"))),
     )
 
 
-def _look_up(row: Row, field: str) -> Any:
+def look_up(row: Row, field: str) -> Any:
     """Return a field; a dot goes into an object (`answer.value`), None where there is none."""
     if field in row:
         return row[field]
@@ -52,15 +52,15 @@ def _look_up(row: Row, field: str) -> Any:
 
 def _find(row: Row, name: str, mapping: Mapping[str, str]) -> str | None:
     field = mapping.get(name, name)
-    value = _look_up(row, field)
+    value = look_up(row, field)
     return None if value is None else read_scalar(value, field) or None
 
 
 def _need(row: Row, name: str, mapping: Mapping[str, str]) -> str:
     field = mapping.get(name, name)
-    if _look_up(row, field) is None and field in row:
+    if look_up(row, field) is None and field in row:
         raise RowProblem(f"the field '{field}' is null")
-    if _look_up(row, field) is None:
+    if look_up(row, field) is None:
         raise RowProblem(f"no field '{field}' for {name} (found: {', '.join(map(str, row)) or 'none'})")
     value = _find(row, name, mapping)
     if value is None:
@@ -68,7 +68,7 @@ def _need(row: Row, name: str, mapping: Mapping[str, str]) -> str:
     return value
 
 
-def _read_choices(value: Any) -> list[str] | None:
+def read_choices(value: Any) -> list[str] | None:
     """Return choices from a list, from a JSON list in a CSV cell, or from `a | b | c`."""
     if value is None or value == "":
         return None

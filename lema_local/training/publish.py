@@ -1,9 +1,10 @@
-"""An adapter onto the Hugging Face hub: what would be uploaded, and the upload."""
+"""An adapter, or a data set, onto the Hugging Face hub: what would be uploaded, and the upload."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from lema_local.errors import BackendError, BackendUnavailable, InputError
 from lema_local.training.bases import FACTS_NAME, HUB_NAME
@@ -29,7 +30,14 @@ def files_to_publish(adapter_dir: Path, export_dir: Path | None = None) -> dict[
     return files | {name: path for name, path in exported.items() if path.is_file()}
 
 
-def publish(files: dict[str, Path], repository: str, *, is_private: bool, message: str) -> str:
+def publish(
+    files: dict[str, Path],
+    repository: str,
+    *,
+    is_private: bool,
+    message: str,
+    kind: Literal["model", "dataset"] = "model",
+) -> str:
     """Upload the files in one commit, the repository made if need be; return its address.
 
     Raises:
@@ -48,8 +56,8 @@ def publish(files: dict[str, Path], repository: str, *, is_private: bool, messag
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=_content(path)) for name, path in files.items()
     ]
     try:
-        api.create_repo(repository, private=is_private, exist_ok=True)
-        commit = api.create_commit(repository, operations=adds, commit_message=message)
+        api.create_repo(repository, private=is_private, exist_ok=True, repo_type=kind)
+        commit = api.create_commit(repository, operations=adds, commit_message=message, repo_type=kind)
     except LocalTokenNotFoundError as err:
         raise BackendUnavailable("there is no token for the hub", hint="hf auth login") from err
     except HfHubHTTPError as err:

@@ -22,7 +22,7 @@ LAYERS = (
     {"students", "teachers", "training"},
     {"stages"},
     {"recipe", "report", "sampling", "teamwork", "teacher_bench"},
-    {"wiring", "doctor", "review"},
+    {"wiring", "doctor", "review", "sharing"},
     {"pipeline", "planning"},
     {"cli"},
     {"__main__"},
