@@ -19,7 +19,7 @@ from lema_local.errors import LemaError
 from lema_local.jsonl import read_records
 from lema_local.prompts import CotPrompt, format_correction, load_correction_prompt, load_cot_prompt
 from lema_local.recipe import QuestionSource, Recipe
-from lema_local.records import Question, ReasoningPath
+from lema_local.records import Correction, Question, ReasoningPath
 from lema_local.runs import RunFolder
 from lema_local.stage_runner import STAGES
 from lema_local.stages.correct import (
@@ -240,6 +240,8 @@ def _is_done(run: Path, stage: str) -> bool:
 def _find_mistakes(
     recipe: Recipe, sampled: Path | None, train: Sequence[Question], wrong_share: float
 ) -> _Found:
+    if (source := recipe.correct.source) is not None:
+        return _count_taken(Path(source), train)
     if sampled is not None:
         paths = read_records(RunFolder(sampled).stage(STAGES["sample"]).path / "paths.jsonl", ReasoningPath)
         mistakes = list(select_mistakes(paths, train, recipe.correct))
@@ -263,6 +265,13 @@ def _find_mistakes(
     return _Found(count, None, assumed)
 
 
+def _count_taken(source: Path, train: Sequence[Question]) -> _Found:
+    """Count corrections that were made elsewhere."""
+    ids = {question.id for question in train}
+    count = sum(one.question_id in ids for one in read_records(source, Correction))
+    return _Found(Amount(count, count, count), [], f"the corrections in {source}: no teacher is asked")
+
+
 def _expect_capped(samples: int, share: float, cap: int) -> float:
     """Return the mean of min(wrong paths, cap) where each of `samples` paths is wrong with probability `share`."""
     chances = [
@@ -273,6 +282,8 @@ def _expect_capped(samples: int, share: float, cap: int) -> float:
 
 
 def _count_paths(recipe: Recipe, questions: int) -> Amount:
+    if recipe.correct.source is not None:
+        return Amount(0, 0, 0)
     settings = recipe.sample
     students = 1 + len(recipe.other_students)
     first = questions * settings.samples_per_question * students
@@ -306,6 +317,8 @@ def _count_steps(recipe: Recipe, examples: Amount) -> Amount:
 def _plan_teachers(
     recipe: Recipe, train: Sequence[Question], found: _Found, journal: Journal, missing: list[str]
 ) -> list[TeacherPlan]:
+    if recipe.correct.source is not None and recipe.augment is None:
+        return []
     block = recipe.teacher
     weights = [one.weight for one in block.members]
     opened = [_open(one, missing) for one in block.members]

@@ -146,6 +146,8 @@ class CorrectBlock(CorrectSettings):
 
     prompt: str = "correct-gsm8k"
     """Worked examples for the teacher; the reference teacher needs none."""
+    source: str | None = None
+    """Corrections made elsewhere (`lema dataset import`): they are taken, and nothing is sampled or asked."""
 
 
 class AugmentBlock(AugmentSettings):
@@ -221,7 +223,7 @@ NOT_IN_RESULT: dict[str, frozenset[str]] = {
     "teacher": frozenset({"price_in", "price_out", "max_usd", "max_calls", "slots", "gpu_layers"}),
     "filter": frozenset({"drop_graded", "grades"}),  # with them, the grades themselves are in the fingerprint
     "sample": frozenset(),
-    "correct": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
+    "correct": frozenset({"source", "concurrency", "rpm", "tpm", "timeout_s", "retries"}),
     "augment": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
     "train": frozenset({"arms", "seeds", "save_every_steps", "report_to", *LAYOUT_SETTINGS}),
 }

@@ -149,10 +149,17 @@ class _Reader:
         for name in STAGES:
             if name == "report":
                 yield self._read_report()
-            elif name != "augment" or self._recipe.get("augment") or self._stage("augment").path.is_dir():
+            elif self._is_there(name):
                 parts = [self._read_one(name, part) for part in self._parts(name)]
                 yield self._with_parts(self._read_one(name, ""), parts)
                 yield from parts
+
+    def _is_there(self, name: str) -> bool:
+        """Whether the run has this stage: further rationales, and sampling, are not in every run."""
+        block = self._recipe.get("correct")
+        takes = isinstance(block, dict) and block.get("source") is not None
+        is_left_out = {"augment": not self._recipe.get("augment"), "sample": takes}.get(name, False)
+        return not is_left_out or self._stage(name).path.is_dir()
 
     def _stage(self, name: str, part: str = "") -> StageFolder:
         return StageFolder(self._folder.stage(STAGES[name]).path / part)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,10 +133,7 @@ def _print_taken(taken: Taken, folder: Path, is_json: bool) -> None:
 
     questions, corrections = folder / "questions.jsonl", folder / "corrections.jsonl"
     if is_json:
-        counts = {
-            name: value for name, value in asdict(taken).items() if name not in ("questions", "corrections")
-        }
-        click.echo(json.dumps({"questions": len(taken.questions), **counts, "verdicts": taken.verdicts}))
+        click.echo(json.dumps(taken.counts()))
         return
     told = ", ".join(f"{verdict} {count:,}" for verdict, count in taken.verdicts.items())
     click.echo(f"questions {len(taken.questions):,}; corrections {len(taken.corrections):,}: {told}")

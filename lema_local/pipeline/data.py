@@ -66,7 +66,9 @@ def do_questions(run: Run) -> None:
 
 
 def do_sample(run: Run) -> None:
-    """Sample reasoning paths of the training questions."""
+    """Sample reasoning paths of the training questions; corrections made elsewhere need none."""
+    if run.recipe.correct.source is not None:
+        return
     settings = run.recipe.sample
     prompt = load_cot_prompt(settings.prompt)
     blocks = (run.recipe.student, *run.recipe.other_students)

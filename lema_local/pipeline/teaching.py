@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
+from lema_local.errors import InputError
+from lema_local.jsonl import read_records, write_records
 from lema_local.pipeline.context import Run
 from lema_local.prompts import load_correction_prompt, load_cot_prompt
 from lema_local.recipe import settings_in_result
 from lema_local.records import Correction, Rationale, ReasoningPath
 from lema_local.resuming import ResumedFile
-from lema_local.runs import Manifest, StageFolder
+from lema_local.runs import Manifest, StageFolder, hash_file
 from lema_local.stage_runner import Outcome
 from lema_local.stages.correct import path_key, select_mistakes
 from lema_local.teamwork import account_for_fallback, augment_with_team, correct_with_team, count_by_teacher
@@ -21,6 +24,9 @@ from lema_local.wiring import REFERENCE, open_run_team
 def do_correct(run: Run) -> None:
     """Let the teacher correct the mistakes."""
     settings = run.recipe.correct
+    if settings.source is not None:
+        _take_corrections(run, Path(settings.source))
+        return
     prompt = load_correction_prompt(settings.prompt)
     made_from = {
         "paths": run.runner.marks["sample"],
@@ -53,6 +59,27 @@ def do_correct(run: Run) -> None:
                 run.tell(account.describe())
             return Outcome(counts=counts, cost_usd=team.spent_usd)
 
+    run.runner.do("correct", made_from, work)
+
+
+def _take_corrections(run: Run, source: Path) -> None:
+    """Take corrections that were made elsewhere; the filter judges them as it does all others."""
+
+    def work(folder: StageFolder, _: Manifest) -> Outcome:
+        ids = {question.id for question in run.questions["train"]}
+        given = read_records(source, Correction)
+        known = [one for one in given if one.question_id in ids]
+        if not known:
+            raise InputError(
+                f"none of the {len(given)} corrections in {source} is of a training question",
+                hint="questions.train has to be the questions.jsonl that was imported with them",
+            )
+        if len(known) < len(given):
+            run.tell(f"{len(given) - len(known)} correction(s) left out: their questions are not trained on")
+        write_records(folder.path / "corrections.jsonl", known)
+        return Outcome(counts={"taken": len(known), **count_verdicts(known)})
+
+    made_from = {"questions": run.runner.marks["train questions"], "corrections": hash_file(source)}
     run.runner.do("correct", made_from, work)
 
 

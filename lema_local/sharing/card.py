@@ -118,6 +118,8 @@ def _making(shared: Shared) -> Iterator[str]:
     )
     asked = ", ".join(f"{_cell(how)} ({count:,})" for how, count in shared.asked.items())
     yield f"- The teacher was asked: {asked}. The usual way shows it the question and the mistake, not the gold answer."
+    if any(one.teacher == "reference" for one in shared.terms):
+        yield "- `reference` is no model: it derives the correction from the gold rationale."
     yield ""
 
 

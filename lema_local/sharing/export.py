@@ -42,7 +42,7 @@ FACTS_FILE = "lema_dataset.json"
 CERTIFICATE_FILE = "contamination.json"
 RECIPE_FILE = "recipe.yaml"
 RECIPE_HEAD = (
-    "# The recipe that these corrections were made by, in full. Paths are names of files; addresses are left out.\n"
+    "# The recipe of these corrections, in full. Paths are names of files; addresses are left out.\n"
 )
 MAX_HITS = 1000
 

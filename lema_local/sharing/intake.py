@@ -61,6 +61,17 @@ class Taken:
         """Corrections by the verdict that they have now."""
         return Counter(one.verdict for one in self.corrections)
 
+    def counts(self) -> dict[str, Any]:
+        """Return how many there are of what, as JSON can hold it."""
+        return {
+            "questions": len(self.questions),
+            "claimed": dict(self.claims),
+            "verdicts": dict(self.verdicts),
+            "not_as_claimed": self.not_as_claimed,
+            "other_gold": self.other_gold,
+            "not_in_copy": self.not_in_copy,
+        }
+
 
 def take_in(
     found: Found,
@@ -107,11 +118,7 @@ def write_taken(taken: Taken, found: Found, folder: Path) -> None:
         raise InputError(f"{folder} is there already and not empty", hint="name a new folder with --out")
     write_records(folder / "questions.jsonl", taken.questions.values())
     write_records(folder / "corrections.jsonl", taken.corrections)
-    facts = {
-        "source": found.source, "files": found.files, "claimed": dict(taken.claims),
-        "verdicts": dict(taken.verdicts), "not_as_claimed": taken.not_as_claimed,
-        "other_gold": taken.other_gold, "not_in_copy": taken.not_in_copy,
-    }  # fmt: skip
+    facts = {"source": found.source, "files": found.files, **taken.counts()}
     write_text(folder / "import.json", json.dumps(facts, indent=2) + "\n")
 
 
@@ -378,17 +385,6 @@ def _judge(taken: Taken) -> None:
     judged = []
     for one in taken.corrections:
         is_claimed = one.verdict == "accepted"
-        judged.append(_judge_one(one, taken.questions[one.question_id]) if is_claimed else one)
+        judged.append(judge_again(one, taken.questions[one.question_id]) if is_claimed else one)
     taken.corrections = judged
     taken.not_as_claimed = taken.claims["accepted"] - taken.verdicts["accepted"]
-
-
-def _judge_one(one: Correction, question: Question) -> Correction:
-    reason = None
-    if one.incorrect_step is None or one.incorrect_step < 1:
-        reason = "it names no incorrect step"
-    elif not one.corrected_solution or not one.original_steps:
-        reason = "it has no corrected solution" if one.original_steps else "it has no original steps"
-    if reason is not None:
-        return one.model_copy(update={"verdict": "rejected", "reason": reason})
-    return judge_again(one, question)

@@ -88,9 +88,17 @@ def filter_corrections(
 def judge_again(
     correction: Correction, question: Question, rejecting_checks: tuple[CheckName, ...] = ()
 ) -> Correction:
-    """Return a correction with the verdict that its own words earn; one that could not be parsed stays as it is."""
-    if correction.incorrect_step is None or correction.corrected_solution is None:
-        return correction
+    """Return a correction with the verdict that its own words earn; one without words is never accepted."""
+    if (
+        not correction.original_steps
+        or (correction.incorrect_step or 0) < 1
+        or not correction.corrected_solution
+    ):
+        if correction.verdict != "accepted":
+            return correction  # it could not be parsed, or there was no reply: with its reason
+        reason = "it lacks the incorrect step, the mistake's steps or the corrected solution"
+        return correction.model_copy(update={"verdict": "rejected", "reason": reason})
+    assert correction.incorrect_step is not None
     parsed = ParsedCorrection(
         correction.incorrect_step, correction.explanation or "", split_steps(correction.corrected_solution)
     )
