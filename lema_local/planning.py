@@ -561,6 +561,8 @@ def _price(
 
 
 def _sum(plans: Sequence[TeacherPlan], name: str) -> Amount | None:
+    if not plans:
+        return Amount(0, 0, 0)  # nobody is asked
     amounts: list[Amount | None] = [getattr(plan, name) or plan.usd for plan in plans]
     if any(amount is None for amount in amounts) or all(getattr(plan, name) is None for plan in plans):
         return None

@@ -55,7 +55,8 @@ def _asks_teachers(recipe: Recipe, folder: RunFolder) -> bool:
     from lema_local.errors import LemaError
     from lema_local.stage_runner import STAGES
 
-    stages = ["correct", *(["augment"] if recipe.augment else [])]
+    stages = ["correct"] if recipe.correct.source is None else []
+    stages += ["augment"] if recipe.augment else []
     try:
         return any(folder.stage(STAGES[stage]).manifest() is None for stage in stages)
     except LemaError:
