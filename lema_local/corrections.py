@@ -9,15 +9,16 @@ the gold answer (arXiv 2310.20689, section 2.1), unless further checks are asked
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lema_local.answers import compare_answers, extract_answer
 from lema_local.arithmetic import find_claims
-from lema_local.records import Question
+from lema_local.records import Correction, Question
 from lema_local.steps import number_steps, split_steps, state_answer
 
 CheckName = Literal[
@@ -146,6 +147,23 @@ def _word_reason(failed: Sequence[CheckName], final_answer: str | None, question
     if final_answer is None:
         return "it states no final answer"
     return f"its final answer {final_answer[:80]} is not the gold answer {question.gold_answer[:80]}"
+
+
+def choose_nested(corrections: Iterable[Correction], count: int | None) -> list[Correction]:
+    """Return `count` of the corrections in their order (None: all), those of least hash: the choices are nested.
+
+    The hash is of what names a correction, not of its words or place: it is the same in every run and order.
+    """
+    given = list(corrections)
+    if count is None or count >= len(given):
+        return given
+    chosen = set(sorted(range(len(given)), key=lambda place: _rank(given[place]))[:count])
+    return [one for place, one in enumerate(given) if place in chosen]
+
+
+def _rank(one: Correction) -> str:
+    named = (one.question_id, one.student, one.sample_index, one.teacher, one.attempt)
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
 # --- parsing ------------------------------------------------------------------------------------------------

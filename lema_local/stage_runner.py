@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +69,10 @@ class StageRunner:
         self.folder = folder
         self.progress = progress
         self.tell = tell
-        self.reuse = reuse
+        self.reuse: Sequence[RunFolder] = (reuse,) if reuse is not None else ()
+        """Runs whose finished stages are taken over, the first one first."""
+        self.only_taken: frozenset[str] = frozenset()
+        """Stages that may only be taken over: they are never begun here."""
         self.marks: dict[str, str] = {}
         """Fingerprints of what was made so far, by stage and part."""
 
@@ -106,9 +109,11 @@ class StageRunner:
         if finished is not None:
             self.tell(f"{label}: finished before")
             return finished
-        if self.reuse is not None and (taken := self._take_over(name, part, mark)) is not None:
+        if (taken := self._take_over(name, part, mark)) is not None:
             self.tell(f"{label}: taken over from {taken.reused_from}")
             return taken
+        if name in self.only_taken:
+            self._refuse_to_begin(name, made_from)
         if started is None:
             started = Manifest(stage=label, fingerprint=mark, made_from=made_from)
             folder.save_started(started)
@@ -149,15 +154,27 @@ class StageRunner:
             f" settings back, or delete {folder.path} and the stages after it",
         )
 
+    def _refuse_to_begin(self, name: str, made_from: MadeFrom) -> None:
+        run = self.reuse[0]
+        again = f"lema run {run.recipe_path} --run {run.path}"
+        manifest = run.stage(STAGES[name]).manifest()
+        if manifest is None:
+            raise RunStateError(f"{run.path} has not finished its stage '{name}'", hint=again)
+        differences = "\n".join(f"  - {line}" for line in changed_settings(manifest.made_from, made_from))
+        raise RunStateError(
+            f"{run.path} holds the stage '{name}' made from something else than its recipe says now:\n{differences}",
+            hint=f"set that back; {again} says the same",
+        )
+
     def _take_over(self, name: str, part: str, mark: str) -> Manifest | None:
-        assert self.reuse is not None
-        other = StageFolder(self.reuse.stage(STAGES[name]).path / part)
-        manifest = other.manifest()
-        if manifest is None or manifest.fingerprint != mark:
-            return None
-        own = StageFolder(self.path(name, part))
-        own.take_over(other)
-        return own.manifest()
+        for run in self.reuse:
+            other = StageFolder(run.stage(STAGES[name]).path / part)
+            manifest = other.manifest()
+            if manifest is not None and manifest.fingerprint == mark:
+                own = StageFolder(self.path(name, part))
+                own.take_over(other)
+                return own.manifest()
+        return None
 
 
 def save_chosen(folder: StageFolder, started: Manifest, chosen: dict[str, Any]) -> None:

@@ -412,3 +412,33 @@ def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Agreement:
     half = 1.959964 * math.sqrt(max(0.0, float(found.var_kappa)))
     kappa = float(found.kappa)
     return Agreement(len(pairs), agreed, kappa, Interval(max(-1.0, kappa - half), min(1.0, kappa + half)))
+
+
+def fit_slope(
+    x: Sequence[float], y: Sequence[float], confidence: float = 0.95
+) -> tuple[float, Interval | None]:
+    """Return (slope of the least-squares line, its interval by Student's t).
+
+    Source: `scipy.stats.linregress`.
+
+    Args:
+        x: At least two different values.
+        y: One each.
+        confidence: Of the interval.
+
+    Returns:
+        None as the interval where two points leave no spread to tell it from.
+
+    Raises:
+        LemaError: If there are no two different values of x.
+    """
+    from scipy.stats import linregress, t
+
+    if len(x) != len(y) or len(set(x)) < 2:
+        raise LemaError(f"a slope needs two different values of x, found {len(set(x))}")
+    found = linregress(x, y)
+    slope = float(found.slope)
+    if len(x) < 3:
+        return slope, None
+    half = float(t.ppf((1 + confidence) / 2, len(x) - 2)) * float(found.stderr)
+    return slope, Interval(slope - half, slope + half)

@@ -53,6 +53,7 @@ COMMANDS = {
     "push": ("push:push", "Publish an adapter on the hub, when told to."),
     "evaluate": ("evaluate:evaluate", "Evaluate a student on questions."),
     "compare": ("evaluate:compare", "Compare arms that answered the same questions."),
+    "curve": ("curve:curve", "Train on nested subsets of a run's corrections: would more help?"),
     "grade": ("grade:grade", "Grade answers against gold answers."),
     "audit": ("audit:audit", "List a run's answers on which two scorers disagree."),
     "dataset": ("datasets:dataset", "Check questions; share corrections, or take in those of others."),

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lema_local.arithmetic import strip_marks
 from lema_local.contamination import KINDS, Certificate, Hit, Kind, Text, find_hits
+from lema_local.corrections import choose_nested
 from lema_local.datasets.table import is_held_out
 from lema_local.errors import InputError
 from lema_local.jsonl import write_records
@@ -69,6 +70,9 @@ class BuildSettings(BaseModel):
     remove_contaminated: list[Kind] = Field(default_factory=lambda: list(KINDS))
     """Kinds of overlap with a test question for which a training question is left out: `exact` (the same text),
     `numbers` (the same but for its numbers), `ngram` (13 words in a row); the others are only listed."""
+    max_corrections: int | None = Field(default=None, ge=1)
+    """Build from so many of the accepted corrections, chosen by a hash: a smaller number's are among a larger one's.
+    None: all."""
     allow_test: bool = False
     """Build from test questions too; every example is then marked: no result of it may be reported."""
     seed: int = 0
@@ -104,6 +108,7 @@ def build_arms(
         PromptError: If the prompt cannot be loaded.
     """
     by_id = {question.id: question for question in questions}
+    accepted = choose_nested(accepted, settings.max_corrections)
     if not settings.allow_test:
         _refuse_test(by_id.values())
     prompt = load_cot_prompt(settings.cot_prompt)

@@ -24,6 +24,7 @@ LAYERS = (
     {"recipe", "report", "sampling", "teamwork", "teacher_bench"},
     {"wiring", "doctor", "review", "sharing"},
     {"pipeline", "planning"},
+    {"curve"},
     {"cli"},
     {"__main__"},
 )
