@@ -80,3 +80,27 @@ def test_on_a_terminal_it_asks_and_the_proposals_can_be_taken(tmp_path: Path) ->
     assert "Next: lema plan" in stdout
     recipe = load_recipe(tmp_path / "my.yaml")
     assert (recipe.student.model, recipe.train.memory) == ("some.gguf", "8gb")
+
+
+def test_an_own_file_is_mapped_and_a_datasets_prompts_are_its_own(tmp_path: Path) -> None:
+    own = (
+        "--train",
+        "own:t.jsonl",
+        "--test",
+        "own:e.jsonl",
+        "--map",
+        "question=problem,gold_answer=a # \t b",
+    )
+    assert call(tmp_path / "own.yaml", *own, "--student", "m.gguf", "--memory", "8gb") == 0
+    recipe = load_recipe(tmp_path / "own.yaml")
+    assert recipe.questions.train.map == recipe.questions.test[0].map
+    assert recipe.questions.train.map == {"question": "problem", "gold_answer": "a # \t b"}
+    assert (recipe.questions.validation_count, recipe.student.gpu_layers) == (100, -1)
+    assert (
+        call(tmp_path / "csqa.yaml", "--train", "csqa@train", "--test", "csqa@dev", "--student", "m.gguf")
+        == 0
+    )
+    recipe = load_recipe(tmp_path / "csqa.yaml")
+    prompts = (recipe.sample.prompt, recipe.correct.prompt, recipe.build.cot_prompt)
+    assert prompts == ("cot-csqa", "correct-csqa", "cot-zero-shot-csqa")
+    assert call(tmp_path / "bad.yaml", "--train", "own:t.jsonl", "--map", "x") == 2
