@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -123,8 +124,11 @@ def _describe_hub(dataset: Dataset) -> str:
     help="For own:FILE: which of its fields are question, gold_answer, gold_rationale, choices, id, split.",
 )
 @click.option("--examples", default=2, show_default=True, help="Questions to show.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write them as every command takes them."
+)
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
-def check(questions: str, mapping: str | None, examples: int, is_json: bool) -> None:
+def check(questions: str, mapping: str | None, examples: int, out: Path | None, is_json: bool) -> None:
     """Check QUESTIONS: counts, kinds of answers, examples, and gold answers that do not parse.
 
     QUESTIONS is a JSON Lines file of questions, NAME:FILE[@SPLIT], a dataset's NAME[@SPLIT] (hub), or own:FILE.
@@ -132,7 +136,7 @@ def check(questions: str, mapping: str | None, examples: int, is_json: bool) -> 
     \b
     Examples:
       lema dataset check gsm8k:train.jsonl
-      lema dataset check own:mine.csv --map question=problem,gold_answer=answer
+      lema dataset check own:mine.csv --map question=problem,gold_answer=answer --out questions.jsonl
     """
     from lema_local.datasets import load_questions, parse_mapping
 
@@ -154,6 +158,11 @@ def check(questions: str, mapping: str | None, examples: int, is_json: bool) -> 
         raise InputError(
             f"{len(problems)} gold answer(s) of {questions} do not parse", hint="mend or leave them out"
         )
+    if out is not None:
+        from lema_local.jsonl import write_records
+
+        write_records(out, loaded)
+        notice(f"written: {out}")
 
 
 def _check_golds(questions: list[Question]) -> tuple[Counter[str], list[str]]:

@@ -66,6 +66,9 @@ def test_a_file_is_checked_with_counts_kinds_and_examples(tmp_path: Path) -> Non
     assert "1/2?" not in result.stdout
     assert found["answers"] == {"integer": 1, "fraction": 1, "words": 1}
     assert (found["questions"], found["with_rationale"], found["problems"]) == (3, 1, [])
+    out = tmp_path / "questions.jsonl"
+    assert _run("check", f"own:{path}", "--map", mapping, "--out", str(out)).exit_code == 0
+    assert json.loads(_run("check", str(out), "--json").stdout) == found
 
 
 def test_released_expressions_that_do_not_parse_are_listed(tmp_path: Path) -> None:
