@@ -613,15 +613,16 @@ def _plan_memory(recipe: Recipe, missing: list[str]) -> tuple[list[str], float |
     """Return what sampling, training and export need, in words, and the disk for base and adapters, GiB."""
     block = recipe.student
     try:
-        if block.url is not None and block.base is None:
+        if block.url is not None:
             missing.append(
-                f"student.base: {block.model} is served at {block.url}; what is trained is to be named"
+                f"student: {block.model} is served at {block.url}; training, export and evaluation need its GGUF file"
+                " (--until build ends before)"
             )
-            return ["- (no base is named)"], None
-        if block.url is None and block.base is None and block.model.startswith("hf:"):
+            return ["- (the student is served elsewhere)"], None
+        if block.base is None and block.model.startswith("hf:"):
             missing.append(f"student: {block.model} is fetched from the hub where it is not here yet")
             return ["- (the student's file is not looked for on the hub)"], None
-        sampling = [] if block.url else [_describe_sampling(student_path(block))]
+        sampling = _describe_sampling(student_path(block))
         base = block.base or str(student_path(block))
         from lema_local.training.memory import estimate_export
         from lema_local.training.shapes import read_shape
@@ -630,7 +631,7 @@ def _plan_memory(recipe: Recipe, missing: list[str]) -> tuple[list[str], float |
         export = estimate_export(shape, recipe.train)
         # The base in 16 bits, and for each arm adapter, checkpoint with the optimizer's two moments, and GGUF.
         disk = 2 * shape.parameters + len(recipe.train.arms) * 5 * export.adapter_file
-        return [*sampling, *_describe_training(shape, recipe, missing)], disk / 2**30
+        return [sampling, *_describe_training(shape, recipe, missing)], disk / 2**30
     except (LemaError, ImportError) as err:
         hint = f" ({err.hint})" if isinstance(err, LemaError) and err.hint else ""
         missing.append(f"student or base: {err}{hint}")

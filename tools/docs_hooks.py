@@ -1,4 +1,4 @@
-"""MkDocs' hook: the reference of commands and of recipe fields, made from the code at every build."""
+"""MkDocs' hook: the reference of commands, recipe fields and records, made from the code at every build."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from lema_local.recipe import Recipe
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    for name, text in (("commands", write_commands()), ("recipe", write_fields())):
+    pages = {"commands": write_commands(), "recipe": write_fields(), "records": write_records()}
+    for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
 
@@ -51,7 +52,25 @@ def write_fields() -> str:
     return "\n".join(["# Recipe fields\n", *_describe_block(Recipe, "")])
 
 
-def _describe_block(block: type[BaseModel], prefix: str) -> list[str]:
+def write_records() -> str:
+    """Return every record's fields: what a line of a JSON Lines file holds."""
+    from lema_local import records
+
+    where = "[file formats](../file-formats.md) says which file holds which"
+    parts = [f"# Records\n\nWhat the lines of a run's files hold; {where}.\n"]
+    for name, kind in vars(records).items():
+        if isinstance(kind, type) and issubclass(kind, records.Record) and kind is not records.Record:
+            parts += [
+                f"## {name}\n",
+                f"{inspect.getdoc(kind)}\n",
+                *_describe_block(kind, "", has_inner=False),
+                "",
+            ]
+    return "\n".join(parts)
+
+
+def _describe_block(block: type[BaseModel], prefix: str, *, has_inner: bool = True) -> list[str]:
+    """Return a table of a block's fields; the blocks within it follow, where they do not stand elsewhere."""
     meanings, lines, inner = (
         _meanings(block),
         ["| field | type | default | meaning |", "| --- | --- | --- | --- |"],
@@ -59,7 +78,7 @@ def _describe_block(block: type[BaseModel], prefix: str) -> list[str]:
     )
     for name, found in block.model_fields.items():
         default = "required" if found.is_required() else f"`{found.get_default(call_default_factory=True)!r}`"
-        default = "see below" if len(default) > 60 else default
+        default = "see below" if len(default) > 60 and has_inner else default
         kind = str(found.annotation).replace("typing.", "")
         model = _model_within(found.annotation)
         kind = (
@@ -69,7 +88,7 @@ def _describe_block(block: type[BaseModel], prefix: str) -> list[str]:
         )
         cells = (f"`{prefix}{name}`", f"`{kind}`", default, meanings.get(name, ""))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        if model is not None:
+        if model is not None and has_inner:
             inner += [f"\n## {prefix}{name}\n", *_describe_block(model, f"{prefix}{name}.")]
     return [*lines, *inner]
 

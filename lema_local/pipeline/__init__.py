@@ -39,6 +39,8 @@ ORDER = {
     "report": do_report,
 }
 """Stage: what does it."""
+BUILD = list(STAGES).index("build")
+"""The last stage that an endpoint's student is enough for."""
 
 
 class Pipeline(Run):
@@ -51,12 +53,18 @@ class Pipeline(Run):
             until: The last stage to do; None: all.
 
         Raises:
-            InputError: If there is no such stage.
+            InputError: If there is no such stage, or the student cannot be trained.
             RunStateError: If the folder is in use, damaged, or from other settings.
             LemaError: As the stages raise; everything written so far is kept.
         """
         if until is not None and until not in STAGES:
             raise InputError(f"no stage {until!r}", hint=f"the stages are {', '.join(STAGES)}")
+        if self.recipe.student.url and (until is None or list(STAGES).index(until) > BUILD):
+            raise InputError(
+                f"student.url: {self.recipe.student.model} is behind an endpoint, which takes no adapter: what is"
+                " trained is evaluated on the student's own GGUF file",
+                hint="name that file with --student, or stop before training with --until build",
+            )
         with self.folder.lock():
             write_text(self.folder.recipe_path, dump_recipe(self.recipe))
             for name, do in ORDER.items():

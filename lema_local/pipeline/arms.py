@@ -55,7 +55,7 @@ def fit_arm(run: Run, training: str, out_dir: Path) -> TrainResult:
     arm, _ = run.trainings[training]
     examples = run.runner.read("build", f"{arm}.jsonl", TrainingExample)
     settings = _train_settings(run, training)
-    with run.show(f"train {training}") as update, run.lend_student() as student:
+    with run.show(f"train {training}") as update, run.lend_student(decodes=False) as student:
         return train_arm(
             examples,
             run.trainer,

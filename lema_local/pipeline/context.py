@@ -98,11 +98,15 @@ class Run:
         style: PromptStyle | Literal["auto"] | None = None,
         folder: StageFolder | None = None,
         started: Manifest | None = None,
+        decodes: bool = True,
     ) -> Iterator[Student]:
-        """Lend the student; what its engine chooses is written down at once, and used again on resume."""
-        block = self.recipe.student
+        """Lend the student; what its engine chooses is written down at once, and used again on resume.
+
+        Without `decodes` only its tokens are asked for, and the card is left to others.
+        """
+        changed = ({} if style is None else {"prompt_style": style}) | ({} if decodes else {"gpu_layers": 0})
         student = open_run_student(
-            block if style is None else block.model_copy(update={"prompt_style": style}),
+            self.recipe.student.model_copy(update=changed),
             adapter=adapter,
             chosen=started.chosen.get("chosen") if started else None,
             on_chosen=None

@@ -83,10 +83,14 @@ def test_an_unknown_price_is_a_dash_with_the_reason(tmp_path: Path, monkeypatch:
     assert "price_in" in told["teachers"][0]["why_no_usd"]
 
 
-def test_a_served_student_needs_a_base_to_be_trained(tmp_path: Path) -> None:
+def test_a_served_student_cannot_be_trained(tmp_path: Path) -> None:
     served = ["--set", "student.model=qwen", "--set", "student.url=http://127.0.0.1:1/v1"]
     (missing,) = plan(tmp_path / "r", *served)["missing"]
-    assert "what is trained is to be named" in missing
+    assert "need its GGUF file" in missing
+    refused = run("run", "quickstart", *SMALL, *served, "--run", str(tmp_path / "r"))
+    assert refused.exit_code == 2
+    assert "--until build" in refused.stderr
+    assert not (tmp_path / "r/0_questions").exists()
     (fetched,) = plan(tmp_path / "r", "--student", "hf:a/b/c.gguf")["missing"]
     assert "fetched from the hub" in fetched
 

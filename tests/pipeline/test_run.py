@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import time
+from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
 
@@ -70,6 +72,17 @@ def test_the_loop_leaves_every_stage_finished_and_prints_the_result(
     for word in ("base: ", "cot: ", "lema: ", "pass@1", "report.html"):
         assert word in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_every_file_that_a_run_leaves_is_in_the_documentation(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/file-formats.md").read_text()
+    first_cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    known = [re.sub("<[a-z]+>", "*", name) for cell in first_cells for name in re.findall("`([^`]+)`", cell)]
+    left = [path.relative_to(finished[0]) for path in finished[0].rglob("*") if path.is_file()]
+    assert len(left) > 50
+    assert [str(path) for path in left if not any(fnmatch(str(path), one) for one in known)] == []
 
 
 def test_no_progress_bar_of_a_library_reaches_the_user(
