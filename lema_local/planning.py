@@ -624,13 +624,14 @@ def _plan_memory(recipe: Recipe, missing: list[str]) -> tuple[list[str], float |
             return ["- (the student's file is not looked for on the hub)"], None
         sampling = _describe_sampling(student_path(block))
         base = block.base or str(student_path(block))
-        from lema_local.training.memory import estimate_export
+        from lema_local.training.memory import estimate_disk
         from lema_local.training.shapes import read_shape
 
-        shape = read_shape(base)
-        export = estimate_export(shape, recipe.train)
-        # The base in 16 bits, and for each arm adapter, checkpoint with the optimizer's two moments, and GGUF.
-        disk = 2 * shape.parameters + len(recipe.train.arms) * 5 * export.adapter_file
+        shape, train = read_shape(base), recipe.train
+        disk = estimate_disk(
+            shape, train, len(train.arms) * len({train.seed, *train.seeds}), recipe.export.merge,
+            has_held_out=bool(recipe.questions.validation or recipe.questions.validation_count),
+        )  # fmt: skip
         return [sampling, *_describe_training(shape, recipe, missing)], disk / 2**30
     except (LemaError, ImportError) as err:
         hint = f" ({err.hint})" if isinstance(err, LemaError) and err.hint else ""

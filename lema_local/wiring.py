@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 EMBEDDED = "quickstart"
 REFERENCE = "reference"
+EXPORTED = ("adapter.gguf", "model.gguf")
+"""What the stage `export` leaves of an arm: an adapter over the student's GGUF, or a GGUF of its own."""
 
 
 def load_source(source: QuestionSource) -> list[Question]:
@@ -100,6 +102,13 @@ def open_run_student(
         chosen=chosen,
         on_chosen=on_chosen,
     )
+
+
+def with_exported(block: StudentBlock, exported: Path | None) -> tuple[StudentBlock, Path | None]:
+    """Return (who is to be opened, the adapter over it) for an exported student; None: the student as it was."""
+    if exported is None or exported.name != EXPORTED[1]:
+        return block, exported
+    return block.model_copy(update={"model": str(exported), "url": None}), None
 
 
 class LentStudents:

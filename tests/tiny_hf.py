@@ -149,8 +149,12 @@ def write_gguf(
     chat_template: str | None = None,
     merges: Merges = MERGES,
     add_tokenizer: Callable[[Any], None] | None = None,
+    position_factors: Sequence[float] = (),
 ) -> Path:
-    """Write a model, its matrices in float16, its norms as llama.cpp has them, q and k rows in its order."""
+    """Write a model, its matrices in float16, its norms as llama.cpp has them, q and k rows in its order.
+
+    `position_factors`: a table as in Llama 3.1's files, one number for each pair of a head's rows.
+    """
     import gguf
 
     config = model.config
@@ -173,6 +177,8 @@ def write_gguf(
         values = _as_in_gguf(key, weight.float().numpy(), family)
         kind = np.float16 if values.ndim == 2 else np.float32
         writer.add_tensor(names.get_name(key, try_suffixes=(".weight", ".bias")), values.astype(kind))
+    if position_factors:
+        writer.add_tensor("rope_freqs.weight", np.array(position_factors, np.float32))
     for step in (
         writer.write_header_to_file,
         writer.write_kv_data_to_file,

@@ -18,7 +18,7 @@ LEAVE = {"/exit", "/quit", "/bye"}
 
 @click.command()
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--arm", default="lema", show_default=True, help="Whose adapter: lema, cot, or base for none.")
+@click.option("--arm", default="lema", show_default=True, help="lema, cot, or base as it was.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option(
     "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."
@@ -39,12 +39,13 @@ def chat(run_dir: Path, arm: str, max_tokens: int, temperature: float, is_raw: b
     from lema_local.cli.progress import notice
     from lema_local.recipe import load_recipe
     from lema_local.students.base import Completion, DecodeSettings, SampleRequest
-    from lema_local.wiring import open_run_student
+    from lema_local.wiring import open_run_student, with_exported
 
     recipe = load_recipe(_recipe_path(run_dir))
-    adapter = None if arm == "base" else _adapter_path(run_dir, arm)
+    exported = None if arm == "base" else _exported_path(run_dir, arm)
     block = recipe.student.model_copy(update={"prompt_style": recipe.train.prompt_style, "slots": 1})
     settings = DecodeSettings(temperature=temperature, max_tokens=max_tokens)
+    block, adapter = with_exported(block, exported)
     student = open_run_student(block, adapter=adapter)
     try:
         notice(f"{student.name}; one question a line, /exit ends")
@@ -96,15 +97,17 @@ def _recipe_path(run_dir: Path) -> Path:
     return path
 
 
-def _adapter_path(run_dir: Path, arm: str) -> Path:
+def _exported_path(run_dir: Path, arm: str) -> Path:
     from lema_local.errors import InputError
+    from lema_local.wiring import EXPORTED
 
     folder = run_dir / "7_export"
-    path = folder / arm / "adapter.gguf"
-    if not path.is_file():
-        arms = sorted(one.parent.name for one in folder.glob("*/adapter.gguf"))
-        raise InputError(
-            f"{run_dir} has no exported adapter of the arm {arm!r} (it has: {', '.join(arms) or 'none yet'})",
-            hint="--arm base asks the student as it was; lema run exports the arms",
-        )
-    return path
+    found = [path for name in EXPORTED for path in sorted(folder.glob(f"*/{name}"))]
+    for path in found:
+        if path.parent.name == arm:
+            return path
+    raise InputError(
+        f"{run_dir} has no exported student of the arm {arm!r} (it has: "
+        f"{', '.join(path.parent.name for path in found) or 'none yet'})",
+        hint="--arm base asks the student as it was; lema run exports the arms",
+    )

@@ -1,4 +1,4 @@
-"""`lema push`: publish an adapter on the hub, only when told to."""
+"""`lema push`: publish what was trained on the hub, only when told to."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import click
 @click.option(
     "--to", "repository", required=True, metavar="OWNER/NAME", help="The repository, made if need be."
 )
-@click.option("--arm", default="lema", show_default=True, help="Whose adapter, where a run is given.")
+@click.option("--arm", default="lema", show_default=True, help="Which arm, where a run is given.")
 @click.option("--public", "is_public", is_flag=True, help="Make a new repository public [private].")
 @click.option(
     "--yes", "is_told", is_flag=True, help="Upload. Without it, only what would be uploaded is listed."
 )
 def push(source: Path, repository: str, arm: str, is_public: bool, is_told: bool) -> None:
-    """Publish an adapter with its model card on the Hugging Face hub.
+    """Publish an adapter (or a whole model) with its model card on the Hugging Face hub.
 
     Nothing leaves this machine without --yes. Read the card's licence note first.
 
@@ -33,7 +33,7 @@ def push(source: Path, repository: str, arm: str, is_public: bool, is_told: bool
     files = files_to_publish(adapter_dir, export_dir)
     if not list_upload(files, repository, is_told=is_told):
         return
-    address = publish(files, repository, is_private=not is_public, message=f"Adapter {arm} by lema-local")
+    address = publish(files, repository, is_private=not is_public, message=f"{arm} by lema-local")
     click.echo(address)
 
 
@@ -47,8 +47,9 @@ def list_upload(files: dict[str, Path], repository: str, *, is_told: bool) -> bo
 
 
 def _folders(source: Path, arm: str) -> tuple[Path, Path | None]:
-    """Return the adapter's folder, and its export's where there is one."""
+    """Return the folder of what was trained, and its export's where there is one."""
+    from lema_local.training.whole import find_trained
+
     if (source / "recipe.yaml").is_file():
-        return source / "6_train" / arm / "adapter", source / "7_export" / arm
-    inner = source / "adapter"
-    return (inner if inner.is_dir() and not (source / "adapter_config.json").exists() else source), None
+        return find_trained(source / "6_train" / arm), source / "7_export" / arm
+    return find_trained(source), None

@@ -37,7 +37,7 @@ def _settings_options(command: Any) -> Any:
         click.option("--rank", "lora_rank", type=int, help="Width of the adapter [64]."),
         click.option("--alpha", "lora_alpha", type=float, help="The adapter is scaled by alpha / rank [16]."),
         click.option("--dropout", "lora_dropout", type=float, help="Dropout on the adapter's inputs [0.05]."),
-        click.option("--learning-rate", type=float, help="[2e-4; from 34B parameters on take 1e-4]."),
+        click.option("--learning-rate", type=float, help="[2e-4; from 34B parameters on 1e-4; --method full 1e-5]."),
         click.option(
             "--schedule", type=click.Choice(["constant", "linear", "cosine"]), help="Of the learning rate [constant]."
         ),
@@ -219,8 +219,7 @@ def _print_result(result: Any, *, is_json: bool) -> None:
 
     if not this_process().is_main:
         return
-    if (result.adapter_dir / "adapter_config.json").is_file():  # of a whole model this card would be wrong
-        write_model_card(result.adapter_dir)
+    write_model_card(result.adapter_dir)
     if is_json:
         click.echo(json.dumps(asdict(result), default=str))
         return
@@ -315,14 +314,9 @@ def export(
       lema export adapters/lema --base-gguf student.gguf --merge --type q4_0 --out lema-q4_0.gguf
       llama-server -m lema-q4_0.gguf
     """
-    from lema_local.training.whole import is_whole_model
+    from lema_local.training.whole import find_trained, is_whole_model
 
-    for inner in (
-        adapter_dir / "adapter",
-        adapter_dir / "model",
-    ):  # what `lema train --out` wrote may be named
-        if not (adapter_dir / "adapter_config.json").exists() and inner.is_dir():
-            adapter_dir = inner
+    adapter_dir = find_trained(adapter_dir)
     is_merged = is_merged or is_whole_model(adapter_dir)
     if kind and not is_merged:
         raise click.UsageError("--type goes with --merge: an adapter of its own is not quantized")

@@ -1,4 +1,4 @@
-"""The model card: `README.md` in an adapter's folder, in the form of the Hugging Face hub.
+"""The model card: `README.md` in the folder of an adapter or a whole model, in the form of the Hugging Face hub.
 
 Reads   ADAPTER/lema_training.json, lema_base.json; what a run's report shows, where there is a run
 Writes  ADAPTER/README.md
@@ -16,8 +16,10 @@ from lema_local.report.data import ReportData
 from lema_local.runs import write_text
 
 CARD = "README.md"
+KINDS = {"adapter": "LoRA adapter", "model": "Fine-tuned model"}
+"""What a training left, in words."""
 LICENCE = (
-    "The adapter is a derivative of its base model and of its training data: the licence of the base, the licences of"
+    "The {kind} is a derivative of its base model and of its training data: the licence of the base, the licences of"
     " the questions and the terms of the teachers hold for it. Check all three before publishing or selling."
 )
 
@@ -26,23 +28,24 @@ def write_model_card(adapter_dir: Path, *, run: ReportData | None = None, arm: s
     """Write the card and return its path.
 
     Args:
-        adapter_dir: What training wrote.
+        adapter_dir: What training wrote, an adapter or a whole model.
         run: What is known of the run that it belongs to; None: trained by itself, without scores.
-        arm: The adapter's arm in that run.
+        arm: Its arm in that run.
 
     Raises:
         InputError: If the folder holds no adapter of this project.
     """
     record = _read(adapter_dir / "lema_training.json")
     base = _read(adapter_dir / "lema_base.json")
-    front = _front_matter(base, run, arm)
+    kind = "model" if record["settings"]["method"] == "full" else "adapter"
+    front = _front_matter(kind, base, run, arm)
     sections = [
-        *_introduction(base, run, arm),
+        *_introduction(kind, base, run, arm),
         *_training(record),
         *(_data(run, arm) if run else ()),
         *(_scores(run, arm) if run else ("## Scores", "", "None have been taken yet.", "")),
         *_contamination(run, arm),
-        "## Licence", "", LICENCE, "",
+        "## Licence", "", LICENCE.format(kind=kind), "",
         *_recipe(run),
     ]  # fmt: skip
     write_text(adapter_dir / CARD, f"---\n{front}---\n\n" + "\n".join(sections))
@@ -54,21 +57,24 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
         raise InputError(
-            f"{path.parent} is no adapter of this project: {path.name} cannot be read",
-            hint="give the folder adapter/ that lema train wrote",
+            f"{path.parent} holds nothing trained by this project: {path.name} cannot be read",
+            hint="give the folder adapter/ or model/ that lema train wrote",
         ) from err
     return dict(found)
 
 
-def _front_matter(base: Mapping[str, Any], run: ReportData | None, arm: str | None) -> str:
+def _front_matter(kind: str, base: Mapping[str, Any], run: ReportData | None, arm: str | None) -> str:
     import yaml
 
+    library, relation, own = (
+        ("peft", "adapter", ["lora"]) if kind == "adapter" else ("transformers", "finetune", [])
+    )
     values: dict[str, Any] = {
-        "library_name": "peft", "pipeline_tag": "text-generation", "license": "other",
-        "license_name": "as-base-data-and-teachers", "tags": ["lora", "lema", "learning-from-mistakes", "gguf"],
+        "library_name": library, "pipeline_tag": "text-generation", "license": "other",
+        "license_name": "as-base-data-and-teachers", "tags": [*own, "lema", "learning-from-mistakes", "gguf"],
     }  # fmt: skip
     if base["kind"] == "hub":
-        values = {"base_model": base["source"], "base_model_relation": "adapter", **values}
+        values = {"base_model": base["source"], "base_model_relation": relation, **values}
     results = _results(run, arm)
     if results:
         values["model-index"] = [{"name": f"{run.name if run else ''} {arm}".strip(), "results": results}]
@@ -88,10 +94,12 @@ def _results(run: ReportData | None, arm: str | None) -> list[dict[str, Any]]:
     ]
 
 
-def _introduction(base: Mapping[str, Any], run: ReportData | None, arm: str | None) -> Iterator[str]:
-    yield f"# {run.name} {arm}" if run else "# LoRA adapter"
+def _introduction(
+    kind: str, base: Mapping[str, Any], run: ReportData | None, arm: str | None
+) -> Iterator[str]:
+    yield f"# {run.name} {arm}" if run else f"# {KINDS[kind]}"
     yield ""
-    yield "A LoRA adapter fitted with lema-local (LeMa: learning from mistakes, arXiv 2310.20689)."
+    yield f"A {KINDS[kind]} trained with lema-local (LeMa: learning from mistakes, arXiv 2310.20689)."
     yield ""
     named = base["source"] if base["kind"] == "hub" else Path(base["source"]).name
     yield f"- Base: {named} ({base['kind']}, {base['architecture']}, {base['layers']} layers)"

@@ -1,7 +1,7 @@
-"""Stage 7: bring an adapter into GGUF, and see that it is the same student there.
+"""Stage 7: bring what was trained into GGUF, and see that it is the same student there.
 
-Reads   adapter folder     of one arm
-Writes  adapter.gguf       through the trainer; the comparison is returned, for the manifest and the report
+Reads   adapter folder     of one arm; the model's where all weights were trained
+Writes  adapter.gguf       or model.gguf, through the trainer; the comparison is returned, for manifest and report
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def check_exported(
     max_tokens: int,
     others: Mapping[str, AnswerGreedily] | None = None,
 ) -> FidelityResult:
-    """Compare logits and greedy answers of the exported adapter with the trained one's.
+    """Compare logits and greedy answers of the exported student with the trained one's.
 
     Args:
-        trainer: Who fitted the adapter.
-        adapter_dir: The adapter as trained.
+        trainer: Who trained it.
+        adapter_dir: The adapter, or the whole model, as trained.
         prompts: As in the training examples.
-        adapted: The student with the exported adapter.
-        bare: The student without it: the control.
+        adapted: The student with the exported adapter, or the exported model.
+        bare: The student as it was: the control.
         max_tokens: Of each answer.
         others: Further forms of the exported student, by name, whose answers are taken too.
     """
@@ -116,13 +116,13 @@ def describe_fidelity(result: FidelityResult) -> list[str]:
     lines = [
         f"greedy answers, llama.cpp against torch: {result.greedy_equal} of {result.prompts} equal, "
         f"{result.near_ties} differ at a near-tie (< {result.near_tie_logits} logits), {other} otherwise",
-        f"without the adapter {result.without_adapter_equal} of {result.prompts} are equal",
+        f"the base alone: {result.without_adapter_equal} of {result.prompts} are equal",
     ]
     if result.divergence is not None:
         bound = " (no bound: the base GGUF is quantized)" if result.is_base_quantized else ""
         lines.append(f"logits, llama.cpp against torch: {describe_divergence(result.divergence)}{bound}")
     if result.without_adapter is not None:
-        lines.append(f"without the adapter: {describe_divergence(result.without_adapter)}")
+        lines.append(f"the base alone: {describe_divergence(result.without_adapter)}")
     if result.nf4_greedy_equal is not None:
         lines.append(
             f"the NF4 model as trained: {result.nf4_greedy_equal} of {result.prompts} equal, "

@@ -52,7 +52,7 @@ class TrainSettings(BaseModel):
     lora_dropout: float = Field(0.05, ge=0, lt=1)
     """Share of the adapter's inputs dropped while training [P]."""
     learning_rate: float | None = Field(None, gt=0)
-    """None: the paper's, 2e-4 below 34B parameters and 1e-4 from there [P]."""
+    """None: the paper's, 2e-4 below 34B parameters and 1e-4 from there; 1e-5 where all weights are trained [P, C.4]."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of the learning rate, without warm-up: constant [R], or falling to 0 at the last step."""
     batch_size: int = Field(96, ge=1)
@@ -92,6 +92,11 @@ class TrainSettings(BaseModel):
     """Where transformers reports the losses to, beside `train_log.jsonl`: nothing leaves this machine by itself."""
     save_every_steps: int = Field(50, ge=1)
     """Steps between checkpoints, from which a killed training goes on with the same losses."""
+
+    @property
+    def outcome(self) -> Literal["adapter", "model"]:
+        """What a training leaves: names its folder, and its GGUF."""
+        return "model" if self.method == "full" else "adapter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,17 +237,17 @@ class FidelityResult:
     nf4_mean_kl: float | None
     """KL(unquantized || NF4) per answer position, nats."""
     without_adapter_equal: int
-    """The control: prompts answered the same by the base GGUF without the adapter."""
+    """The control: prompts answered the same by the base GGUF alone."""
     differences: Sequence[dict[str, str]] = ()
     """{"prompt", "torch", "gguf", "reason"} of every prompt that is answered differently."""
     divergence: Divergence | None = None
-    """Of base GGUF + adapter GGUF from torch; None where the student cannot tell its logits."""
+    """Of the exported student from torch; None where the student cannot tell its logits."""
     without_adapter: Divergence | None = None
     """The control: of the base GGUF alone."""
     is_base_quantized: bool = False
     """The GGUF's weights are not those that torch computes with: the divergence is reported without a bound."""
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By student (`trained`, `adapter on GGUF`, `merged f16`, ...): its answer to each prompt."""
+    """By student (`trained`, `adapter on GGUF` or `model as GGUF`, `merged f16`, ...): its answer to each prompt."""
 
     @property
     def is_same_student(self) -> bool:
@@ -252,7 +257,7 @@ class FidelityResult:
 
     @property
     def is_adapter_noticed(self) -> bool:
-        """True where leaving the adapter out changes answers: else agreement proves nothing."""
+        """True where the base alone answers otherwise: else agreement proves nothing."""
         return self.without_adapter_equal < self.prompts
 
 
@@ -276,7 +281,7 @@ class PromptReader(Protocol):
 
 
 class Trainer(Protocol):
-    """Fits one adapter per arm to one base and exports it."""
+    """Fits one adapter (or all weights) per arm to one base and exports it."""
 
     def train(
         self,
@@ -311,14 +316,14 @@ class Trainer(Protocol):
         """
 
     def export(self, adapter_dir: Path, out_path: Path) -> ExportResult:
-        """Write the adapter as a GGUF LoRA file that llama.cpp loads next to the base GGUF.
+        """Write the adapter as a GGUF LoRA file that llama.cpp loads next to the base GGUF; a whole model as a GGUF.
 
         Raises:
             InputError: If the adapter cannot be expressed in GGUF or belongs to another base.
         """
 
     def merge(self, adapter_dir: Path, out_path: Path) -> MergeResult:
-        """Write the base GGUF with the adapter merged into its weights, unquantized.
+        """Write the base GGUF with the adapter merged into its weights, unquantized; a whole model as `export` does.
 
         Raises:
             InputError: As for `export`; also if the base has a type that cannot be dequantized.
@@ -335,12 +340,12 @@ class Trainer(Protocol):
         others: Mapping[str, AnswerGreedily],
         max_tokens: int,
     ) -> FidelityResult:
-        """Compare what llama.cpp writes and expects with the adapter in torch.
+        """Compare what llama.cpp writes and expects with the trained student in torch.
 
         Args:
-            adapter_dir: The adapter as trained.
+            adapter_dir: The adapter, or the whole model, as trained.
             prompts: What is answered.
-            with_adapter: Base GGUF + adapter GGUF.
+            with_adapter: Base GGUF + adapter GGUF, or the whole model's GGUF.
             without_adapter: The base GGUF alone: the control.
             others: Further forms of the exported student (merged ones), by name: only their answers are taken.
             max_tokens: Of each answer.

@@ -18,6 +18,15 @@ KEPT = 2
 """Checkpoints on disk: the newest may be torn by a kill, then the one before it counts."""
 
 
+def room_for(trained: int, *, has_held_out: bool) -> int:
+    """Return the bytes on disk that a training of so many parameters takes at most.
+
+    Checkpoints hold weights and two moments in float32, one more of them than kept while they rotate; then what is
+    left at the end, the best one so far and the one that is looked at.
+    """
+    return 4 * trained * (3 * (KEPT + 1) + (3 if has_held_out else 1))
+
+
 class Complete(BaseModel):
     """Written last into a checkpoint's folder: it is whole, and this is what it belongs to."""
 

@@ -189,8 +189,7 @@ def _gguf_name(module: str, facts: GgufFacts, adapter_dir: Path) -> str:
 
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == facts.architecture)
     names = gguf.get_tensor_name_map(architecture, facts.layers)
-    text_module = module.replace("model.language_model.", "model.")  # of a model that also sees pictures
-    name = names.get_name(f"{text_module}.weight", try_suffixes=(".weight",))
+    name = names.get_name(f"{text_module(module)}.weight", try_suffixes=(".weight",))
     if name is None:
         raise _refusal(
             adapter_dir,
@@ -201,6 +200,11 @@ def _gguf_name(module: str, facts: GgufFacts, adapter_dir: Path) -> str:
     if name not in facts.tensor_shapes:
         raise _refusal(adapter_dir, f"{facts.path} has no tensor {name}")
     return str(name)
+
+
+def text_module(name: str) -> str:
+    """Return a module's name as in a model of text alone, from that of one which also sees pictures."""
+    return name.replace("model.language_model.", "model.")
 
 
 def rotated_heads(name: str, facts: GgufFacts) -> int | None:

@@ -1,6 +1,7 @@
 """Is the exported student the one that was trained? Logits and greedy answers of llama.cpp against torch.
 
-llama.cpp runs base GGUF + adapter GGUF; torch runs the adapter on the unquantized base in float32. The logits after
+llama.cpp runs base GGUF + adapter GGUF, torch the adapter on the unquantized base in float32; or both run the whole
+model, where all weights were trained. The logits after
 every token of prompts and answers are compared. Where the two write different texts, the first difference must be a
 near-tie: llama.cpp took torch's runner-up, and torch's two best logits were close. The NF4 model as trained is
 compared too, and without the adapter nothing may agree.
@@ -28,7 +29,8 @@ the weights, which moves logits of a 16-bit model by some hundredths."""
 NEAR_TIE_LOGITS_QUANTIZED = 0.5
 """The same where the base GGUF is quantized: activations are rounded to 8 bits. Measured with a student of 2.6M
 parameters, 60 answers each at Q8_0 and Q4_0: six runner-ups were taken, at gaps of up to 0.26."""
-TRAINED, ADAPTED = "trained", "adapter on GGUF"
+TRAINED = "trained"
+EXPORTED = {"adapter": "adapter on GGUF", "model": "model as GGUF"}
 """Names of students in `FidelityResult.answers`."""
 BATCH = 8
 KL_POSITIONS = 512
@@ -107,7 +109,7 @@ def compare_students(
         is_base_quantized=is_base_quantized,
         answers={
             TRAINED: texts,
-            ADAPTED: exported,
+            EXPORTED[settings.outcome]: exported,
             **{name: list(answer(prompts, max_tokens)) for name, answer in others.items()},
         },
     )
@@ -158,7 +160,10 @@ def _compute_in_torch(
     """Return the unquantized model's answers, how far the exported ones are from it, and for QLoRA the NF4 model."""
     stop_ids = base.facts.stop_ids
     plain = Compute(choose_compute().device, "float32")
-    model = load_adapter(load_plain(base.folder, plain), adapter_dir)
+    if settings.method == "full":
+        model = load_plain(adapter_dir, plain).eval()
+    else:
+        model = load_adapter(load_plain(base.folder, plain), adapter_dir)
     answers = answer_greedily(model, encoder, prompts, stop_ids, max_tokens)
     divergence, without = (_measure_divergence(model, answers, one) for one in exported)
     if settings.method != "qlora":

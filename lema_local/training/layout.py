@@ -48,9 +48,11 @@ def machine_of(compute: Compute) -> Machine:
 
 
 def learning_rate_for(settings: TrainSettings, shape: ModelShape | None) -> float:
-    """Return the settings' learning rate, else the paper's for a model of this size."""
+    """Return the settings' learning rate, else the paper's for this method and a model of this size."""
     if settings.learning_rate is not None:
         return settings.learning_rate
+    if settings.method == "full":
+        return 1e-5
     return 1e-4 if shape is not None and shape.parameters >= LARGE_WEIGHTS else 2e-4
 
 

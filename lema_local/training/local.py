@@ -1,4 +1,4 @@
-"""The trainer that works on this machine: fits adapters to one base, exports them, compares the two."""
+"""The trainer that works on this machine: fits adapters or all weights, exports them, compares the two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lema_local.errors import InputError, RunStateError
 from lema_local.jsonl import finish
 from lema_local.records import TrainingExample
-from lema_local.runs import fingerprint, library_versions, write_text
+from lema_local.runs import fingerprint, hash_file, library_versions, write_text
 from lema_local.training.base import (
     LAYOUT_SETTINGS,
     AnswerGreedily,
@@ -50,6 +50,7 @@ from lema_local.training.tokens import (
     encode_examples,
 )
 from lema_local.training.validation import BEST, fill_rows
+from lema_local.training.whole import export_whole_model, is_whole_model
 
 RESULT_NAME = "lema_training.json"
 NOT_IN_RESULT = {"save_every_steps", "report_to", *LAYOUT_SETTINGS}
@@ -109,7 +110,7 @@ class LocalTrainer:
         check_labels(((example.id, example.labels) for example in encoded), self.base.facts.stop_ids)
         held_out = _encode_held_out(encoder, validation, settings)
         key = _fingerprint(self.base, settings, encoded, held_out)
-        finished = _finished(_target(out_dir, settings), key)
+        finished = _finished(out_dir / settings.outcome, key)
         if finished is not None:
             return finished
         compute = choose_compute()
@@ -141,7 +142,7 @@ class LocalTrainer:
         on_progress: OnProgress,
     ) -> TrainResult:
         encoded, plan, layout, compute = job.examples, job.plan, job.settings, job.compute
-        target = _target(job.out_dir, settings)
+        target = job.out_dir / settings.outcome
         partial = target.with_suffix(".partial")
         if job.processes.is_main:
             shutil.rmtree(partial, ignore_errors=True)
@@ -202,12 +203,16 @@ class LocalTrainer:
             return None  # an architecture that cannot be estimated still trains
 
     def export(self, adapter_dir: Path, out_path: Path) -> ExportResult:
-        """Write the adapter as GGUF; see `Trainer.export`."""
-        return export_adapter(adapter_dir, self._gguf(), out_path)
+        """Write what was trained as GGUF; see `Trainer.export`."""
+        if not is_whole_model(adapter_dir):
+            return export_adapter(adapter_dir, self._gguf(), out_path)
+        written = export_whole_model(adapter_dir, self._gguf(), out_path)
+        return ExportResult(out_path, written.merged, written.scale, written.bytes, hash_file(out_path))
 
     def merge(self, adapter_dir: Path, out_path: Path) -> MergeResult:
         """Write base and adapter as one GGUF; see `Trainer.merge`."""
-        return merge_adapter(adapter_dir, self._gguf(), out_path)
+        write = export_whole_model if is_whole_model(adapter_dir) else merge_adapter
+        return write(adapter_dir, self._gguf(), out_path)
 
     def check_fidelity(
         self,
@@ -226,7 +231,8 @@ class LocalTrainer:
         return compare_students(
             self.base, adapter_dir, prompts, record.settings if record else TrainSettings(),
             with_adapter=with_adapter, without_adapter=without_adapter, others=others, max_tokens=max_tokens,
-            is_base_quantized=read_gguf_facts(self._gguf()).main_type not in UNQUANTIZED,
+            is_base_quantized=not is_whole_model(adapter_dir)
+            and read_gguf_facts(self._gguf()).main_type not in UNQUANTIZED,
         )  # fmt: skip
 
     def _gguf(self) -> Path:
@@ -262,10 +268,6 @@ def read_training_record(adapter_dir: Path) -> TrainingRecord | None:
     except ValidationError as err:
         raise InputError(f"{path} is damaged: {err.error_count()} problem(s)", hint="train again") from err
     return record.model_copy(update={"result": replace(record.result, adapter_dir=adapter_dir)})
-
-
-def _target(out_dir: Path, settings: TrainSettings) -> Path:
-    return out_dir / ("model" if settings.method == "full" else "adapter")
 
 
 def _finished(adapter_dir: Path, key: str) -> TrainResult | None:

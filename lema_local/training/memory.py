@@ -15,12 +15,13 @@ Sources of the formulas:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lema_local.errors import InputError
 from lema_local.training.base import TrainSettings
+from lema_local.training.checkpoints import room_for
 from lema_local.training.shapes import ModelShape
 
 GIB = 2**30
@@ -36,7 +37,7 @@ FAST_TOKENS = 2048
 """So many at once keep a card busy: then rather no recomputation than more tokens."""
 CPU_EXAMPLES = 8
 """Examples at once on a CPU, where more was slower (docs/log.md)."""
-BITS_PER_WEIGHT = {"f16": 16.0, "q8_0": 8.5, "q4_k_m": 4.85, "q4_0": 4.55}
+BITS_PER_WEIGHT = {"f16": 16.0, "q8_0": 8.5, "q6_k": 6.56, "q5_k_m": 5.7, "q4_k_m": 4.85, "q4_0": 4.55}
 """Of a GGUF file. Source: the table of llama.cpp's quantize tool, tools/quantize/README.md."""
 
 
@@ -101,15 +102,17 @@ class Estimate:
 class ExportEstimate:
     """What export needs of the computer's memory and disk, in bytes."""
 
-    adapter_memory: int
-    """To write the adapter as GGUF."""
-    adapter_file: int
+    name: str
+    """What is exported: `adapter` or `model`."""
+    memory: int
+    """To write it as GGUF."""
+    file: int
     merge_memory: int
-    """To merge it into the base and quantize, tensor by tensor."""
+    """To merge an adapter into the base and quantize; to quantize a model; tensor by tensor."""
     merged_files: dict[str, int]
-    """By type of the merged GGUF."""
+    """By type of the merged or quantized GGUF."""
     check_memory: int
-    """To compare the exported student with the trained one: the base in float32 in torch."""
+    """To compare the exported student with the trained one: the model in float32 in torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +149,39 @@ def estimate_training(
 
 
 def estimate_export(shape: ModelShape, settings: TrainSettings) -> ExportEstimate:
-    """Return what bringing an adapter into GGUF, merging it and comparing it need."""
-    adapter = 4 * shape.adapter_weights(settings.lora_rank)
+    """Return what bringing a student into GGUF, merging or quantizing it and comparing it need."""
+    is_whole = settings.method == "full"
+    adapter = 0 if is_whole else 4 * shape.adapter_weights(settings.lora_rank)
     largest = max(shape.vocab_size * shape.hidden_size, *(wide * high for wide, high in shape.linears))
     return ExportEstimate(
-        adapter_memory=2 * adapter,
-        adapter_file=adapter,
+        name=settings.outcome,
+        # A model goes tensor by tensor: as trained, in float32, in 16 bits.
+        memory=(4 + 4 + 2) * largest if is_whole else 2 * adapter,
+        file=2 * shape.parameters if is_whole else adapter,
         merge_memory=2 * 4 * largest + adapter,  # merging goes by rows; llama.cpp quantizes a whole tensor
         merged_files={name: int(shape.parameters * bits / 8) for name, bits in BITS_PER_WEIGHT.items()},
         check_memory=int(4 * shape.parameters + adapter + 0.75 * GIB),
+    )
+
+
+def estimate_disk(
+    shape: ModelShape, settings: TrainSettings, trainings: int, merged: Sequence[str], *, has_held_out: bool
+) -> int:
+    """Return the bytes on disk for a run: the converted base in 16 bits, what each training leaves, checkpoints.
+
+    Args:
+        shape: Of the base.
+        settings: Of each training.
+        trainings: How many; checkpoints are there for one at a time.
+        merged: Types of the merged GGUF files of each.
+        has_held_out: Whether the best so far is kept on the way.
+    """
+    export = estimate_export(shape, settings)
+    each = 2 * export.file + sum(export.merged_files[kind] for kind in merged)  # in torch's form and as GGUF
+    return (
+        2 * shape.parameters
+        + trainings * each
+        + room_for(trained_weights(shape, settings), has_held_out=has_held_out)
     )
 
 
@@ -253,9 +280,10 @@ def describe_memory(shape: ModelShape, settings: TrainSettings, plan: MemoryPlan
 
 def _describe_export(export: ExportEstimate) -> list[str]:
     files = ", ".join(f"{name} {size / GIB:.2f}" for name, size in export.merged_files.items())
+    more = "merging" if export.name == "adapter" else "quantizing"
     return [
-        f"export: adapter {export.adapter_file / GIB:.2f} GiB on disk, {export.adapter_memory / GIB:.2f} in memory;"
-        f" merging {export.merge_memory / GIB:.2f} in memory, on disk {files}",
+        f"export: {export.name} {export.file / GIB:.2f} GiB on disk, {export.memory / GIB:.2f} in memory;"
+        f" {more} {export.merge_memory / GIB:.2f} in memory, on disk {files}",
         f"  comparing the exported student with the trained one: {export.check_memory / GIB:.2f} GiB in memory,"
         " beside llama.cpp's own",
     ]

@@ -1,4 +1,4 @@
-"""An adapter, or a data set, onto the Hugging Face hub: what would be uploaded, and the upload."""
+"""What was trained, or a data set, onto the Hugging Face hub: what would be uploaded, and the upload."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from typing import Literal
 
 from lema_local.errors import BackendError, BackendUnavailable, InputError
 from lema_local.training.bases import FACTS_NAME, HUB_NAME
+from lema_local.training.whole import is_whole_model
 
 ADAPTER_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", FACTS_NAME)
-GGUF_FILES = ("adapter.gguf", "chat_template.jinja")
+MODEL_FILES = ("README.md", "config.json", FACTS_NAME)
+GGUF_FILES = ("adapter.gguf", "model.gguf", "chat_template.jinja")
+NOT_PUBLISHED = "lema_training.json"
+"""Beside the weights; it names paths of this machine, and the card has all else of it."""
 
 
 def files_to_publish(adapter_dir: Path, export_dir: Path | None = None) -> dict[str, Path]:
-    """Return the files of an adapter, and of its export, by their names in the repository.
+    """Return the files of an adapter or a whole model, and of its export, by their names in the repository.
 
     Raises:
-        InputError: If the folder holds no adapter, or no model card.
+        InputError: If the folder holds neither, or no model card.
     """
-    files = {name: adapter_dir / name for name in ADAPTER_FILES}
+    is_whole = is_whole_model(adapter_dir)
+    files = {name: adapter_dir / name for name in (MODEL_FILES if is_whole else ADAPTER_FILES)}
+    if is_whole:  # weights in one file or many, and the tokenizer's
+        files |= {one.name: one for one in sorted(adapter_dir.iterdir()) if one.name != NOT_PUBLISHED}
     missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
         raise InputError(
             f"{adapter_dir} cannot be published: it has no {', '.join(missing)}",
-            hint="give the folder adapter/ that lema train wrote, or a run and --arm",
+            hint="give the folder adapter/ or model/ that lema train wrote, or a run and --arm",
         )
     exported = {name: export_dir / name for name in GGUF_FILES} if export_dir else {}
     return files | {name: path for name, path in exported.items() if path.is_file()}

@@ -21,7 +21,14 @@ from lema_local.errors import BackendError, BackendUnavailable, LemaError
 from lema_local.jsonl import AppendFile, told_disk_errors
 from lema_local.training.base import OnProgress, Tell, TrainSettings, ignore
 from lema_local.training.batches import BatchPlan
-from lema_local.training.checkpoints import KEPT, LogLine, last_checkpoint, mark_complete, rewind_log
+from lema_local.training.checkpoints import (
+    KEPT,
+    LogLine,
+    last_checkpoint,
+    mark_complete,
+    rewind_log,
+    room_for,
+)
 from lema_local.training.libraries import quiet_libraries
 from lema_local.training.models import Compute, load_for_training, read_dtype
 from lema_local.training.processes import Processes
@@ -167,13 +174,10 @@ def _disk_full(out_dir: Path, err: Exception) -> LemaError:
 def _check_room(job: Job, trainable: int) -> None:
     """Before the first step: is there room for what is kept?
 
-    Checkpoints hold weights and two moments in float32, one more of them than kept while they rotate; then the
-    adapter, the best one so far and the one that is looked at.
-
     Raises:
-        LemaError: If they would not fit on the disk.
+        LemaError: If it would not fit on the disk.
     """
-    needed = 4 * trainable * (3 * (KEPT + 1) + (3 if job.held_out else 1))
+    needed = room_for(trainable, has_held_out=bool(job.held_out))
     out_dir = job.out_dir
     free = shutil.disk_usage(out_dir).free
     if free < needed:

@@ -3,6 +3,10 @@
 Reads   the base's GGUF, the folder that `method: full` wrote
 Writes  one GGUF: metadata (tokenizer and chat template among it) byte for byte as in the base, matrices in 16 bits (32
         where the base's are), tensor by tensor
+
+Every family in `export.SUPPORTED` goes this way: gguf's own map has the names (fused projections too), Llama's q and k
+rows change their order, Gemma's norms are stored as 1 + weight. Source: convert_hf_to_gguf.py (ggml-org/llama.cpp),
+Gemma2Model.modify_tensors and LlamaModel.permute.
 """
 
 from __future__ import annotations
@@ -16,18 +20,31 @@ from typing import Any
 from lema_local.errors import InputError
 from lema_local.jsonl import finish, told_disk_errors
 from lema_local.training.base import MergeResult
-from lema_local.training.export import check_not_base, permute_rows, rotated_heads
-from lema_local.training.gguf_files import GgufFacts, open_gguf, read_gguf_facts
+from lema_local.training.export import (
+    SUPPORTED,
+    check_not_base,
+    permute_rows,
+    rotated_heads,
+    text_module,
+)
+from lema_local.training.gguf_files import ROPE_FACTORS, GgufFacts, open_gguf, read_gguf_facts
 from lema_local.training.libraries import require_training_libraries
 from lema_local.training.merge import PlannedTensor, check_room, check_whole, checked, pad, write_head
 
-CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3"})
-"""GGUF architectures whose trained weights stand in the file as they are, but for the order of rows."""
+ONE_MORE = frozenset({"gemma", "gemma2", "gemma3"})
+"""Architectures whose norms multiply by 1 + weight in Hugging Face, by the weight in the file in llama.cpp."""
 
 
 def is_whole_model(folder: Path) -> bool:
     """True for the folder of a model, rather than of an adapter."""
     return (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists()
+
+
+def find_trained(folder: Path) -> Path:
+    """Return where the weights lie: the folder itself, or adapter/ or model/ in it, as `lema train --out` wrote it."""
+    if (folder / "adapter_config.json").exists() or is_whole_model(folder):
+        return folder
+    return next((inner for inner in (folder / "adapter", folder / "model") if inner.is_dir()), folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,8 @@ class _Weights:
         """Return float32, rows in llama.cpp's order."""
         key, file = self.sources[name]
         weight = file.get_tensor(key).float().numpy()
+        if facts.architecture in ONE_MORE and name.endswith("norm.weight"):
+            weight = weight + 1
         heads = rotated_heads(name.replace(".bias", ".weight"), facts)
         if weight.ndim == 1:
             return permute_rows(weight[:, None], heads)[:, 0]
@@ -59,10 +78,10 @@ def export_whole_model(model_dir: Path, base_gguf: Path, out_path: Path) -> Merg
     require_training_libraries()
     check_not_base(out_path, base_gguf)
     facts = read_gguf_facts(base_gguf)
-    if facts.architecture not in CONVERTIBLE:
+    if facts.architecture not in SUPPORTED:
         raise InputError(
             f"a whole {facts.architecture} model cannot be written as GGUF here (only"
-            f" {', '.join(sorted(CONVERTIBLE))})",
+            f" {', '.join(sorted(SUPPORTED))})",
             hint="llama.cpp's convert_hf_to_gguf.py can, or train an adapter",
         )
     reader = open_gguf(base_gguf)
@@ -100,9 +119,11 @@ def _open_weights(folder: Path, facts: GgufFacts, stack: ExitStack) -> _Weights:
         except SafetensorError as err:
             raise InputError(f"{path} is damaged: {err}", hint="train again") from err
         for key in _keys(file):
-            name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+            name = names.get_name(text_module(key), try_suffixes=(".weight", ".bias"))
             if name is not None:
                 sources[str(name)] = key, file
+    if "token_embd.weight" in sources:  # a head that is the embedding is saved once; some GGUFs have it twice
+        sources.setdefault("output.weight", sources["token_embd.weight"])
     return _Weights(folder, sources)
 
 
@@ -113,6 +134,8 @@ def _keys(file: Any) -> Iterator[str]:
 def _plan(tensor: Any, weights: _Weights, facts: GgufFacts) -> PlannedTensor:
     from gguf import GGMLQuantizationType as Kind
 
+    if tensor.name.endswith(ROPE_FACTORS):  # a table of positions, never trained
+        return PlannedTensor(tensor, tensor.tensor_type, int(tensor.n_bytes), None)
     wanted = facts.tensor_shapes[tensor.name]
     if tensor.name not in weights.sources:
         raise InputError(
@@ -135,5 +158,7 @@ def _bytes_of(tensor: PlannedTensor, weights: _Weights, facts: GgufFacts) -> byt
     import gguf
     import numpy as np
 
+    if tensor.source.name.endswith(ROPE_FACTORS):
+        return bytes(tensor.source.data.tobytes())
     number = np.float32 if tensor.kind == gguf.GGMLQuantizationType.F32 else np.float16
     return checked(weights.read(tensor.source.name, facts), number, tensor.source.name)

@@ -175,7 +175,7 @@ def test_dry_run_tells_what_training_and_export_need(
     assert not (tmp_path / "out").exists()
     plain = json.loads(_run(*command, "--json").stdout)
     assert plain["training"]["total"] <= plain["budget"] == 12 * 2**30
-    assert set(plain["export"]) >= {"adapter_file", "merge_memory", "merged_files"}
+    assert set(plain["export"]) >= {"file", "merge_memory", "merged_files"}
 
 
 def test_dry_run_refuses_what_cannot_fit_with_the_nearest_that_does(

@@ -55,7 +55,7 @@ def test_chat_answers_each_line_until_it_is_left(run_dir: Path) -> None:
 def test_chat_with_an_arm_that_is_not_there_is_told(run_dir: Path, tmp_path: Path) -> None:
     done = _run("chat", run_dir, "--arm", "cot", input="")
     assert done.exit_code == 2
-    assert "no exported adapter of the arm 'cot' (it has: lema)" in done.stderr
+    assert "no exported student of the arm 'cot' (it has: lema)" in done.stderr
     done = _run("chat", tmp_path, input="")
     assert done.exit_code == 2
     assert "holds no run" in done.stderr

@@ -240,7 +240,7 @@ def test_unknown_architecture_and_missing_sizes_are_told() -> None:
 def test_export_needs_memory_for_one_tensor_and_disk_for_the_files() -> None:
     shape = shape_of_config(LLAMA_2_7B, "7B")
     export = estimate_export(shape, TrainSettings())
-    assert export.adapter_file == 4 * 159_907_840
+    assert export.file == 4 * 159_907_840
     assert export.merge_memory < 3 * GIB
     assert 3.5 * GIB < export.merged_files["q4_k_m"] < 4.2 * GIB  # published: 4.08 GB
     assert export.check_memory > 25 * GIB
