@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from lema_local.datasets import check_spec
@@ -165,15 +165,6 @@ class TrainBlock(TrainSettings):
     examples than `lema`."""
     seeds: tuple[int, ...] = ()
     """Train each arm once more with each of these seeds: the scores get a mean and a spread."""
-
-    @field_validator("method")
-    @classmethod
-    def _fits_adapters(cls, method: str) -> str:
-        if method == "full":
-            raise ValueError(
-                "a run compares adapters on one base; all weights are trained by lema train --method full"
-            )
-        return method
 
 
 class ExportBlock(Block):

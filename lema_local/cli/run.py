@@ -117,7 +117,7 @@ def quickstart(
     """Run the whole loop on embedded problems with an embedded student.
 
     Needs no network, key or GPU. Everything is real: llama.cpp samples, the journal records, bitsandbytes trains,
-    and the exported GGUF adapter is what gets evaluated.
+    and the exported GGUF is what gets evaluated.
 
     \b
     Example:

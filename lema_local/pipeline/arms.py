@@ -1,4 +1,4 @@
-"""The arms' adapters: fitted, and brought into GGUF."""
+"""The arms' students: trained, and brought into GGUF."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from lema_local.stages.export import answer_greedily, check_exported, describe_d
 from lema_local.stages.sample import greedy_settings
 from lema_local.stages.train import train_arm
 from lema_local.training.base import FidelityResult, TrainResult, TrainSettings, Validation
-from lema_local.wiring import open_run_student, quantize_gguf, student_path, write_use_files
+from lema_local.wiring import open_run_student, quantize_gguf, student_path, with_exported, write_use_files
 
 
 def do_train(run: Run) -> None:
-    """Fit one adapter per arm, all with as many optimizer steps."""
+    """Train one student per arm, all with as many optimizer steps."""
 
     def made_from(training: str) -> MadeFrom:
         settings = _train_settings(run, training)
@@ -51,7 +51,7 @@ def do_train(run: Run) -> None:
 
 
 def fit_arm(run: Run, training: str, out_dir: Path) -> TrainResult:
-    """Fit one arm's adapter from what stands in the run folder; returns at once where that has been done."""
+    """Train one arm's student from what stands in the run folder; returns at once where that has been done."""
     arm, _ = run.trainings[training]
     examples = run.runner.read("build", f"{arm}.jsonl", TrainingExample)
     settings = _train_settings(run, training)
@@ -69,34 +69,33 @@ def fit_arm(run: Run, training: str, out_dir: Path) -> TrainResult:
 
 
 def _validation(run: Run, settings: TrainSettings) -> Validation | None:
-    """The held-out questions as examples, and what lets an adapter answer them."""
+    """The held-out questions as examples, and what lets a student on its way answer them."""
     questions = run.runner.read("questions", "validation.jsonl", Question)
     if not questions:
         return None
     prompt = load_cot_prompt(run.recipe.build.cot_prompt)
     style = run.recipe.train.prompt_style
 
-    def answer(adapter_dir: Path) -> float:
+    def answer(trained_dir: Path) -> float:
         with TemporaryDirectory() as folder:
-            gguf = Path(folder) / "adapter.gguf"
-            run.trainer.export(adapter_dir, gguf)
+            gguf, _ = run.export(trained_dir, Path(folder))
             paths_path, greedy = (
                 Path(folder) / "paths.jsonl",
                 greedy_settings(run.recipe.evaluate.max_tokens),
             )
-            lent = [lambda: run.lend_student(adapter=gguf, style=style)]
+            lent = [lambda: run.lend_student(exported=gguf, style=style)]
             sampled = sample_into_file(paths_path, questions, lent, prompt, greedy)
         return sum(path.verdict == "correct" for path in sampled.paths) / len(questions)
 
     examples = build_held_out(questions, run.recipe.build)
     if not examples:
-        run.tell("The held-out questions have no rationales to look at: the last adapter is the one kept")
+        run.tell("The held-out questions have no rationales to look at: the last step is the one kept")
         return None
     return Validation(examples, answer if settings.validate_answers_every else None)
 
 
 def do_export(run: Run) -> None:
-    """Bring each adapter into GGUF, and see that it is the same student there."""
+    """Bring each student into GGUF, and see that it is the same there."""
     settings = run.recipe.export
 
     def made_from(arm: str) -> MadeFrom:
@@ -104,11 +103,10 @@ def do_export(run: Run) -> None:
 
     def export_arm(arm: str) -> Work:
         def work(folder: StageFolder, _: Manifest) -> Outcome:
-            adapter_dir = run.runner.path("train") / arm / "adapter"
-            gguf = folder.path / "adapter.gguf"
-            exported = run.trainer.export(adapter_dir, gguf)
-            merged = _merge(run, adapter_dir, folder.path)
-            fidelity = _compare(run, adapter_dir, gguf, merged)
+            trained_dir = run.trained_dir(arm)
+            gguf, exported = run.export(trained_dir, folder.path)
+            merged = _merge(run, trained_dir, folder.path)
+            fidelity = _compare(run, trained_dir, gguf, merged)
             _judge_fidelity(run, arm, fidelity)
             _write_use_files(run, arm, folder.path, gguf, merged)
             counts = {"export": to_plain(exported), "fidelity": to_plain(fidelity)}
@@ -154,16 +152,17 @@ def _fidelity_prompts(run: Run, count: int) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-def _merge(run: Run, adapter_dir: Path, out_dir: Path) -> dict[str, Path]:
+def _merge(run: Run, trained_dir: Path, out_dir: Path) -> dict[str, Path]:
     """Write the merged models that the recipe asks for; return them by type."""
     merged: dict[str, Path] = {}
+    stem = "model" if run.recipe.train.outcome == "model" else "merged"
     for kind in run.recipe.export.merge:
-        merged[kind] = out_dir / f"merged-{kind}.gguf"
-        write_merged(partial(run.trainer.merge, adapter_dir), partial(quantize_gguf, kind=kind), merged[kind])
+        merged[kind] = out_dir / f"{stem}-{kind}.gguf"
+        write_merged(partial(run.trainer.merge, trained_dir), partial(quantize_gguf, kind=kind), merged[kind])
     return merged
 
 
-def _compare(run: Run, adapter_dir: Path, gguf: Path, merged: dict[str, Path]) -> FidelityResult:
+def _compare(run: Run, trained_dir: Path, gguf: Path, merged: dict[str, Path]) -> FidelityResult:
     """Compare the trained student with its exported forms."""
     settings, style = run.recipe.export, run.recipe.train.prompt_style
 
@@ -175,15 +174,15 @@ def _compare(run: Run, adapter_dir: Path, gguf: Path, merged: dict[str, Path]) -
         finally:
             student.close()
 
-    with run.lend_student(style=style) as bare, run.lend_student(adapter=gguf, style=style) as adapted:
+    with run.lend_student(style=style) as bare, run.lend_student(exported=gguf, style=style) as adapted:
         return check_exported(
             run.trainer,
-            adapter_dir,
+            trained_dir,
             _fidelity_prompts(run, settings.fidelity_prompts),
             adapted=adapted,
             bare=bare,
             max_tokens=settings.fidelity_max_tokens,
-            others={f"merged {kind}": partial(answer, path) for kind, path in merged.items()},
+            others={path.stem.replace("-", " "): partial(answer, path) for path in merged.values()},
         )
 
 
@@ -200,11 +199,11 @@ def _count_right(run: Run, fidelity: FidelityResult) -> dict[str, int]:
 
 
 def _write_use_files(run: Run, arm: str, folder: Path, gguf: Path, merged: dict[str, Path]) -> None:
-    """Write what Ollama and llama-server need: for the adapter, and for each merged model."""
-    base = run.recipe.student
+    """Write what Ollama and llama-server need: for the exported student, and for each merged model."""
+    block, adapter = with_exported(run.recipe.student, gguf)
     prompt, style = load_cot_prompt(run.recipe.build.cot_prompt), run.recipe.train.prompt_style
     name = f"{run.recipe.name}-{arm}".lower()
-    write_use_files(folder, student_path(base), gguf, prompt, style, name=name)
+    write_use_files(folder, student_path(block), adapter, prompt, style, name=name)
     for kind, path in merged.items():
         write_use_files(folder, path, None, prompt, style, name=f"{name}-{kind}", prefix=f"{path.stem}.")
 
@@ -215,11 +214,11 @@ def _judge_fidelity(run: Run, arm: str, fidelity: FidelityResult) -> None:
         far = f"; {describe_divergence(fidelity.divergence)}" if fidelity.divergence else ""
         run.tell(
             f"Warning: {arm}: {fidelity.prompts - fidelity.greedy_equal - fidelity.near_ties} of"
-            f" {fidelity.prompts} greedy answers of the exported adapter differ from the trained one's"
+            f" {fidelity.prompts} greedy answers of the exported student differ from the trained one's"
             f" beyond near-ties{far}; see the report"
         )
     if not fidelity.is_adapter_noticed:
-        run.tell(f"Warning: {arm}: leaving the adapter out changes none of {fidelity.prompts} answers")
+        run.tell(f"Warning: {arm}: the base alone gives the same answer to all {fidelity.prompts} prompts")
 
 
 def to_plain(result: Any) -> dict[str, Any]:

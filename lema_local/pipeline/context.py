@@ -16,13 +16,14 @@ from lema_local.stage_runner import StageRunner, save_chosen
 from lema_local.stages.build import MATCHED
 from lema_local.students.base import PromptStyle, Student
 from lema_local.teachers.secrets import mask_secrets
-from lema_local.training.base import Trainer
+from lema_local.training.base import ExportResult, Trainer
 from lema_local.wiring import (
     base_identity,
     open_run_student,
     open_trainer,
     student_identity,
     teacher_identity,
+    with_exported,
 )
 
 
@@ -90,23 +91,33 @@ class Run:
         arms = dict.fromkeys((*MATCHED, *self.recipe.train.arms))
         return {arm: len(self.runner.read("build", f"{arm}.jsonl", TrainingExample)) for arm in arms}
 
+    def trained_dir(self, training: str) -> Path:
+        """Return where a training leaves its adapter, or its whole model."""
+        return self.runner.path("train") / training / self.recipe.train.outcome
+
+    def export(self, trained_dir: Path, folder: Path) -> tuple[Path, ExportResult]:
+        """Write what was trained as GGUF into `folder`; return it, by the name that says how it is run."""
+        gguf = folder / f"{self.recipe.train.outcome}.gguf"
+        return gguf, self.trainer.export(trained_dir, gguf)
+
     @contextmanager
     def lend_student(
         self,
         *,
-        adapter: Path | None = None,
+        exported: Path | None = None,
         style: PromptStyle | Literal["auto"] | None = None,
         folder: StageFolder | None = None,
         started: Manifest | None = None,
         decodes: bool = True,
     ) -> Iterator[Student]:
-        """Lend the student; what its engine chooses is written down at once, and used again on resume.
+        """Lend the student, or an exported one; what its engine chooses is written down, and used again on resume.
 
         Without `decodes` only its tokens are asked for, and the card is left to others.
         """
+        block, adapter = with_exported(self.recipe.student, exported)
         changed = ({} if style is None else {"prompt_style": style}) | ({} if decodes else {"gpu_layers": 0})
         student = open_run_student(
-            self.recipe.student.model_copy(update=changed),
+            block.model_copy(update=changed),
             adapter=adapter,
             chosen=started.chosen.get("chosen") if started else None,
             on_chosen=None

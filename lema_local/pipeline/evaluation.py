@@ -31,7 +31,7 @@ class Entry:
     """A row of the evaluation."""
 
     arm: str | None
-    """Whose adapter; None: the base."""
+    """Whose exported student; None: the base."""
     prompt: CotPrompt
     style: PromptStyle | Literal["auto"]
 
@@ -141,14 +141,13 @@ def _evaluate_looks(run: Run, settings: SampleSettings) -> dict[str, dict[int, s
     return found
 
 
-def _look_work(run: Run, name: str, adapter_dir: Path, entry: Entry, settings: SampleSettings) -> Work:
+def _look_work(run: Run, name: str, trained_dir: Path, entry: Entry, settings: SampleSettings) -> Work:
     """Return what lets one kept checkpoint answer the test questions."""
 
     def work(folder: StageFolder, started: Manifest) -> Outcome:
         with TemporaryDirectory() as temporary:
-            gguf = Path(temporary) / "adapter.gguf"
-            run.trainer.export(adapter_dir, gguf)
-            return _evaluate_entry(run, name, entry, settings, folder, started, adapter=gguf)
+            gguf, _ = run.export(trained_dir, Path(temporary))
+            return _evaluate_entry(run, name, entry, settings, folder, started, exported=gguf)
 
     return work
 
@@ -161,16 +160,16 @@ def _evaluate_entry(
     folder: StageFolder,
     started: Manifest,
     *,
-    adapter: Path | None = None,
+    exported: Path | None = None,
 ) -> Outcome:
     """Let one arm answer all test questions."""
     asked = run.questions["test"]
-    if adapter is None and entry.arm:
-        adapter = run.runner.path("export") / entry.arm / "adapter.gguf"
+    if exported is None and entry.arm:
+        exported = run.runner.path("export") / entry.arm / f"{run.recipe.train.outcome}.gguf"
     verdicts = Counter[str]()
     title = f"evaluate {name}" + (" (sampled)" if settings.temperature else "")
     with (
-        run.lend_student(adapter=adapter, style=entry.style, folder=folder, started=started) as student,
+        run.lend_student(exported=exported, style=entry.style, folder=folder, started=started) as student,
         run.show(title, len(asked) * settings.samples_per_question) as update,
     ):
 
@@ -216,7 +215,6 @@ def do_report(run: Run) -> None:
     found = read_run(run.folder)
     write_report(found, out_dir)
     for arm in run.recipe.train.arms:
-        adapter_dir = run.runner.path("train", arm, "adapter")
-        if adapter_dir.is_dir():
-            write_model_card(adapter_dir, run=found, arm=arm)
+        if run.trained_dir(arm).is_dir():
+            write_model_card(run.trained_dir(arm), run=found, arm=arm)
     run.tell(f"report: {out_dir / 'report.html'}")

@@ -16,7 +16,7 @@ from lema_local.report.data import ReportData
 from lema_local.runs import write_text
 
 CARD = "README.md"
-KINDS = {"adapter": "LoRA adapter", "model": "Fine-tuned model"}
+KINDS = {"adapter": "LoRA adapter", "model": "fine-tuned model"}
 """What a training left, in words."""
 LICENCE = (
     "The {kind} is a derivative of its base model and of its training data: the licence of the base, the licences of"
@@ -97,7 +97,7 @@ def _results(run: ReportData | None, arm: str | None) -> list[dict[str, Any]]:
 def _introduction(
     kind: str, base: Mapping[str, Any], run: ReportData | None, arm: str | None
 ) -> Iterator[str]:
-    yield f"# {run.name} {arm}" if run else f"# {KINDS[kind]}"
+    yield f"# {run.name} {arm}" if run else f"# A {KINDS[kind]}"
     yield ""
     yield f"A {KINDS[kind]} trained with lema-local (LeMa: learning from mistakes, arXiv 2310.20689)."
     yield ""
@@ -119,8 +119,15 @@ def _training(record: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "| Setting | Value |"
     yield "| --- | --- |"
-    yield from (f"| {name} | {value} |" for name, value in settings.items())
+    yield from (f"| {name} | {value} |" for name, value in _settings_used(settings, result["details"]))
     yield ""
+
+
+def _settings_used(settings: Mapping[str, Any], details: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a training was done with: what was left open as it was chosen, without what the method has none of."""
+    for name, value in settings.items():
+        if not (settings["method"] == "full" and name.startswith("lora_")):
+            yield name, details.get(name, value)
 
 
 def _data(run: ReportData, arm: str | None) -> Iterator[str]:

@@ -192,9 +192,3 @@ def test_resolved_recipe_is_a_recipe(recipe: Path, tmp_path: Path) -> None:
     shown = call("recipes", "show", "quickstart", "--resolved")
     (tmp_path / "resolved.yaml").write_text(shown.output)
     assert call("recipes", "check", tmp_path / "resolved.yaml").exit_code == 0
-
-
-def test_all_weights_cannot_be_trained_where_adapters_are_exported(recipe: Path, tmp_path: Path) -> None:
-    result = call("run", recipe, "--run", tmp_path / "run", "--set", "train.method=full")
-    assert_told(result, "train.method", "a run compares adapters on one base", "lema train --method full")
-    assert not (tmp_path / "run").exists()

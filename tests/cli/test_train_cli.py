@@ -281,9 +281,3 @@ def test_hub_model_that_is_not_given_out_is_told(
     assert f"Try: {hint}" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_recipe_that_trains_all_weights_is_told_where_that_goes() -> None:
-    done = _run("run", "quickstart", "--set", "train.method=full")
-    assert done.exit_code == 2
-    assert "all weights are trained by lema train --method full" in done.stderr

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from command import lema as lema_command
+from command import tiny
 from tiny_hf import FAMILIES, ROTATED, Pair, make_examples, make_model, write_gguf, write_pair
 
 from lema_local.cli import lema
@@ -28,8 +31,8 @@ EXAMPLES = make_examples(8)
 PROMPTS = [example.prompt for example in EXAMPLES]
 
 
-def _run(*arguments: Any) -> Any:
-    return CliRunner().invoke(lema, [str(argument) for argument in arguments])
+def _run(*arguments: Any, said: str | None = None) -> Any:
+    return CliRunner().invoke(lema, [str(argument) for argument in arguments], input=said)
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,44 @@ def test_by_the_command_it_comes_quantized_too_and_with_files_for_use(
     }  # fmt: skip
     assert "FROM ./q.gguf" in (tmp_path / "q.Modelfile").read_text()
     assert _compare(trained, out).greedy_equal > len(PROMPTS) // 2
+
+
+def test_run_that_trains_all_weights_evaluates_each_arm_by_a_gguf_of_its_own(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    changes = (
+        "questions.train={source: quickstart@train, limit: 16}", "questions.validation.limit=4",
+        "questions.test=[{source: quickstart@test, limit: 8}]", "train.method=full", "train.learning_rate=1e-3",
+        "train.validate_every_steps=1", "train.validate_answers_every=1", "train.keep_looks=true",
+        "evaluate.max_tokens=48", "export.merge=[q8_0]", "export.fidelity_max_tokens=24",
+    )  # fmt: skip
+    done = lema_command("quickstart", "--run", run, *tiny(*changes), home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert "of the held-out questions right" in done.stderr
+    for arm in ("cot", "lema"):
+        exported = run / "7_export" / arm
+        assert (exported / "model.gguf").stat().st_size > 5_000_000
+        assert "FROM ./model.gguf" in (exported / "Modelfile").read_text()
+        counts = json.loads((exported / "manifest.json").read_text())["counts"]
+        assert list(counts["right"]) == ["trained", "model as GGUF", "model q8_0"]
+        fidelity = counts["fidelity"]
+        assert fidelity["greedy_equal"] + fidelity["near_ties"] == 4
+        assert fidelity["divergence"]["mean_kl"] < 1e-3 * fidelity["without_adapter"]["mean_kl"]
+        student = json.loads((run / "8_evaluate" / arm / "manifest.json").read_text())["chosen"]
+        assert (student["file"], student["adapters"]) == (str(exported / "model.gguf"), [])
+        card = (run / "6_train" / arm / "model" / "README.md").read_text()
+        assert "library_name: transformers" in card
+        assert "lora" not in card.partition("## Data")[0].lower()
+    assert "| model as GGUF |" in (run / "9_report" / "report.md").read_text()
+    chat = _run("chat", run, "--max-tokens", 4, said="1+1?")
+    assert "model.gguf;" in chat.stderr
+    pushed = _run("push", run, "--to", "me/whole")
+    assert all(
+        name in pushed.stdout for name in ("model.safetensors", "tokenizer.json", "model.gguf", "README.md")
+    )
+    assert "lema_training.json" not in pushed.stdout
+    planned = _run("train", run, "--dry-run")
+    assert "2,558,208 of them or beside them trained (full)" in planned.stdout
+    assert "export: model 0.00 GiB on disk" in planned.stdout
 
 
 def test_tables_of_positions_come_from_the_base(tmp_path: Path) -> None:
