@@ -11,12 +11,14 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import jsonlines
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lema_local.errors import InputError, LemaError
 
@@ -32,7 +34,7 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
         InputError: If the file cannot be read or lines are malformed: up to 20 are named, the rest counted.
     """
     if (quick := read_quickly(path, kind)) is not None:
-        return [record for _, record in quick]
+        return quick
     problems: list[str] = []
     records = list(_iterate(path, kind, problems))
     if problems:
@@ -40,28 +42,62 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     return records
 
 
-def read_quickly(path: Path, kind: type[Record]) -> list[tuple[int, Record]] | None:
-    """Return (1-based line number, record) of a whole file where nothing is wrong with it, else None.
+def read_quickly(path: Path, kind: type[Record]) -> list[Record] | None:
+    """Return the records of a whole file, one from each line, where nothing is wrong with it, else None.
 
-    Twice as fast as by way of Python's objects, but it cannot say what is wrong in our words.
+    More than twice as fast as by way of Python's objects, but it cannot say what is wrong in our words, and gives up
+    on blank lines, too.
     """
-    was_enabled = gc.isenabled()
-    gc.disable()  # nothing of what is made here is garbage, and there is much of it
+    records: list[Record] = []
     try:
-        with path.open("rb") as stream:
-            lines = enumerate(stream, 1)
-            return [(number, _read_line(line, kind)) for number, line in lines if not line.isspace()]
+        with _making_many(), path.open("rb") as stream:
+            while lines := stream.readlines(_BYTES_AT_ONCE):
+                records += _read_lines(lines, kind)
     except (OSError, ValueError):
         return None
+    if len(records) >= _MANY:
+        gc.freeze()  # later collections leave out what is there now; records go when nobody holds them any more
+    return records
+
+
+_MANY = 10_000
+_BYTES_AT_ONCE = 2**16
+"""Of lines that go to pydantic as one array: a call for each would take as long as the reading."""
+
+
+def _read_lines(lines: list[bytes], kind: type[Record]) -> list[Record]:
+    """Return a record from each line.
+
+    Raises:
+        ValueError: If anything is wrong with any of them.
+    """
+    text = b"".join(lines).removesuffix(b"\n")
+    if b"NaN" in text or b"Infinity" in text:
+        raise ValueError  # perhaps as numbers, which are none
+    # Every line from brace to brace, and as many records as lines: one that is none by itself cannot hide in the array.
+    if not (text.startswith(b"{") and text.endswith(b"}") and text.count(b"}\n{") == len(lines) - 1):
+        raise ValueError
+    records = _array_of(kind).validate_json(b"[" + text.replace(b"}\n{", b"},{") + b"]")
+    if len(records) != len(lines):
+        raise ValueError
+    return records
+
+
+@cache
+def _array_of(kind: type[Record]) -> TypeAdapter[list[Record]]:
+    return TypeAdapter(list[kind])  # type: ignore[valid-type]
+
+
+@contextmanager
+def _making_many() -> Iterator[None]:
+    """Keep the garbage collector from going through a great many records again and again: they are no garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _read_line(line: bytes, kind: type[Record]) -> Record:
-    if b"NaN" in line or b"Infinity" in line:
-        raise ValueError  # perhaps as numbers, which are none
-    return kind.model_validate_json(line)
 
 
 def describe_problems(path: Path | str, problems: list[str]) -> str:

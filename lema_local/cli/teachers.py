@@ -341,9 +341,14 @@ def _correct(
 
     order = [path_key(path) for _, path in mistakes]
     with ResumedFile(out, Correction, path_key, is_fresh=flags["fresh"]) as file:
-        _check_same(mistakes, file.kept, team, prompt, settings, out)
-        left = [mistake for mistake in mistakes if path_key(mistake[1]) not in file.kept]
-        verdicts = Counter(record.verdict for record in file.records(order))
+        known = [
+            (mistake, file.kept[key])
+            for mistake, key in zip(mistakes, order, strict=True)
+            if key in file.kept
+        ]
+        _check_same(known, team, prompt, settings, out)
+        left = [mistake for mistake, key in zip(mistakes, order, strict=True) if key not in file.kept]
+        verdicts = Counter(correction.verdict for _, correction in known)
         with progress_bar("correct", len(mistakes)) as update, told_budget(f"{out}.partial", flags):
             for correction in correct_with_team(left, team, prompt, settings):
                 file.append(correction)
@@ -356,13 +361,12 @@ def _correct(
         return file.finish(order)
 
 
-_SAMPLE = 1000
-"""Corrections from earlier goes that are looked at closely; they were made in one go or a few."""
+_SAMPLE = 200
+"""Corrections from earlier goes that are looked at closely: each go has looked at those before it."""
 
 
 def _check_same(
-    mistakes: Sequence[Mistake],
-    kept: dict[Any, Correction],
+    known: Sequence[tuple[Mistake, Correction]],
     team: Team,
     prompt: MistakePrompt,
     settings: CorrectSettings,
@@ -374,11 +378,9 @@ def _check_same(
         InputError: If a correction was made by another teacher, with another prompt or other settings.
     """
     from lema_local.errors import InputError
-    from lema_local.stages.correct import path_key
     from lema_local.teamwork import is_made_so
 
     names = {member.teacher.name for member in [*team.members, *filter(None, [team.fallback])]}
-    known = [(mistake, found) for mistake in mistakes if (found := kept.get(path_key(mistake[1])))]
     answered = [(mistake, found) for mistake, found in known if found.reply_key is not None]
     for mistake, found in answered[:: 1 + len(answered) // _SAMPLE]:
         if not is_made_so(found, mistake, team, prompt, settings):

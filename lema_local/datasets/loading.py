@@ -150,7 +150,7 @@ def read_questions(path: Path) -> list[Question]:
     problems: list[str] = []
     placed = []
     if path.suffix == ".jsonl" and (quick := read_quickly(path, Question)) is not None:
-        placed = [(f"line {number}", question) for number, question in quick]
+        placed = [(f"line {number}", question) for number, question in enumerate(quick, 1)]
     else:
         for place, row in iterate_rows(path, problems):
             try:
@@ -343,8 +343,11 @@ def _finish(
     if not placed and not problems:
         raise InputError(f"{where} has no questions", hint="check that it is the right file")
     _find_duplicates(placed, problems)
-    found = map_answers(lambda one: _check(one[1], dataset), placed)
-    problems += [f"{place}: {problem}" for (place, _), problem in zip(placed, found, strict=True) if problem]
+    doubtful = [one for one in placed if not _is_plain(one[1])]
+    found = map_answers(lambda one: _check(one[1], dataset), doubtful)
+    problems += [
+        f"{place}: {problem}" for (place, _), problem in zip(doubtful, found, strict=True) if problem
+    ]
     if problems:
         raise InputError(describe_problems(where, problems), hint=hint)
     return [question for _, question in placed]
@@ -357,6 +360,13 @@ def _find_duplicates(placed: list[tuple[str, Question]], problems: list[str]) ->
             problems.append(f"{place}: the id '{question.id}' stands at {first[question.id]} already")
         else:
             first[question.id] = place
+
+
+def _is_plain(question: Question) -> bool:
+    """Return whether nothing can be wrong with a question: its gold answer is an ordinary whole number."""
+    gold = question.gold_answer
+    is_whole = len(gold) < 16 and gold.isascii() and gold.isdecimal()
+    return is_whole and question.choices is None and bool(question.id.strip() and question.question.strip())
 
 
 def _check(question: Question, dataset: Dataset | None) -> str | None:

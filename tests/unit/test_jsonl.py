@@ -46,6 +46,31 @@ def test_a_file_of_one_torn_line_becomes_empty(tmp_path: Path) -> None:
     assert path.stat().st_size == 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "a"\n"size": 1}\n{"name": "b", "size": 1}, {"name": "c", "size": 2}\n',
+        '{"name": "a", "size": 1}, {"name": "b", "size": 2}\n',
+        '{"name": "a", "size": 1}\n], [{"name": "b", "size": 2}\n',
+        '{"name": "a", "size": 1},\n{"name": "b", "size": 2}\n',
+        '{"name": "a", "size": NaN}\n',
+    ],
+)
+def test_lines_that_are_records_only_together_are_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.jsonl").write_text(text)
+    with pytest.raises(InputError, match="line [12]: "):
+        read_records(tmp_path / "x.jsonl", Item)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n", "\n  \n", ""])
+def test_line_ends_of_all_kinds_and_many_lines(tmp_path: Path, end: str) -> None:
+    many = ITEMS * 5000
+    (tmp_path / "x.jsonl").write_bytes(
+        (end or "\n").join(one.model_dump_json() for one in many).encode() + end.encode()
+    )
+    assert read_records(tmp_path / "x.jsonl", Item) == many
+
+
 def test_malformed_lines_are_named_up_to_twenty_and_the_rest_counted(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     good = '{"name": "a", "size": 1}\n'
