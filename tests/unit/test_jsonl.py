@@ -58,7 +58,7 @@ def test_a_file_of_one_torn_line_becomes_empty(tmp_path: Path) -> None:
 )
 def test_lines_that_are_records_only_together_are_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.jsonl").write_text(text)
-    with pytest.raises(InputError, match="line [12]: "):
+    with pytest.raises(InputError, match=r"line [12]: "):
         read_records(tmp_path / "x.jsonl", Item)
 
 
