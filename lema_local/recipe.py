@@ -135,14 +135,14 @@ class TeacherBlock(TeacherSettings):
 
 
 class SampleBlock(SampleSettings):
-    """Stage 1."""
+    """Stage 1: reasoning paths are sampled from the student."""
 
     prompt: str = "cot-gsm8k"
     """Few-shot prompt: a name of prompts/ or a file."""
 
 
 class CorrectBlock(CorrectSettings):
-    """Stage 2."""
+    """Stage 2: the teacher corrects the mistakes."""
 
     prompt: str = "correct-gsm8k"
     """Worked examples for the teacher; the reference teacher needs none."""
@@ -151,14 +151,14 @@ class CorrectBlock(CorrectSettings):
 
 
 class AugmentBlock(AugmentSettings):
-    """Stage 3."""
+    """Stage 3: the teacher writes further rationales."""
 
     prompt: str = "augment-gsm8k"
     """What the teacher is asked for."""
 
 
 class TrainBlock(TrainSettings):
-    """Stage 6."""
+    """Stage 6: an adapter is fitted for each arm."""
 
     arms: tuple[Literal["cot", "lema", "cot_unmatched"], ...] = ("cot", "lema")
     """Which arms are trained and evaluated; `cot_unmatched` is the paper's main table: plain rationales alone, fewer
@@ -168,7 +168,7 @@ class TrainBlock(TrainSettings):
 
 
 class ExportBlock(Block):
-    """Stage 7."""
+    """Stage 7: the adapters become GGUF, and are compared with what was trained."""
 
     fidelity_prompts: int = Field(default=20, ge=1)
     """Greedy answers compared between the trained and the exported student."""
@@ -179,7 +179,7 @@ class ExportBlock(Block):
 
 
 class ReportBlock(Block):
-    """Stage 9."""
+    """Stage 9: what came of it."""
 
     examples: int = Field(default=10, ge=0)
     """Mistakes with their corrections, and test questions with the arms' answers."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_json
 
 from lema_local.cli import COMMANDS, lema
 from lema_local.recipe import Recipe
+from lema_local.records import Record
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -59,7 +64,7 @@ def write_records() -> str:
     where = "[file formats](../file-formats.md) says which file holds which"
     parts = [f"# Records\n\nWhat the lines of a run's files hold; {where}.\n"]
     for name, kind in vars(records).items():
-        if isinstance(kind, type) and issubclass(kind, records.Record) and kind is not records.Record:
+        if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record:
             parts += [
                 f"## {name}\n",
                 f"{inspect.getdoc(kind)}\n",
@@ -71,26 +76,52 @@ def write_records() -> str:
 
 def _describe_block(block: type[BaseModel], prefix: str, *, has_inner: bool = True) -> list[str]:
     """Return a table of a block's fields; the blocks within it follow, where they do not stand elsewhere."""
-    meanings, lines, inner = (
-        _meanings(block),
-        ["| field | type | default | meaning |", "| --- | --- | --- | --- |"],
-        [],
-    )
+    meanings, inner = _meanings(block), []
+    lines = ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, found in block.model_fields.items():
-        default = "required" if found.is_required() else f"`{found.get_default(call_default_factory=True)!r}`"
-        default = "see below" if len(default) > 60 and has_inner else default
-        kind = str(found.annotation).replace("typing.", "")
         model = _model_within(found.annotation)
-        kind = (
-            getattr(found.annotation, "__name__", kind)
-            if model or isinstance(found.annotation, type)
-            else kind
-        )
-        cells = (f"`{prefix}{name}`", f"`{kind}`", default, meanings.get(name, ""))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        meaning = meanings.get(name) or (inspect.getdoc(model) or "" if model else "")
+        meaning = re.sub(r"\bNone\b", "null", meaning)
+        cells = (f"`{prefix}{name}`", _describe_type(found.annotation), _describe_default(found), meaning)
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
         if model is not None and has_inner:
             inner += [f"\n## {prefix}{name}\n", *_describe_block(model, f"{prefix}{name}.")]
     return [*lines, *inner]
+
+
+TYPES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    NoneType: "null",
+    Any: "anything",
+}
+
+
+def _describe_type(annotation: Any) -> str:
+    """Return a type in words: as it is written in YAML or JSON."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _describe_type(inner[0])
+    if origin in {Union, UnionType}:
+        return " or ".join(map(_describe_type, inner))
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in {list, tuple}:
+        return f"list of {_describe_type(inner[0])}".replace("block", "blocks")
+    if origin is dict:
+        return f"mapping of {_describe_type(inner[0])} to {_describe_type(inner[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation.__name__ if issubclass(annotation, Record) else "block"
+    return TYPES.get(annotation) or str(getattr(annotation, "__name__", annotation))
+
+
+def _describe_default(found: FieldInfo) -> str:
+    if found.is_required():
+        return "required"
+    value = found.get_default(call_default_factory=True)
+    return "its own defaults" if isinstance(value, BaseModel) else f"`{to_json(value).decode()}`"
 
 
 def _model_within(annotation: Any) -> type[BaseModel] | None:
