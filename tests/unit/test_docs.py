@@ -66,7 +66,7 @@ def find_unknown(command: str) -> str | None:
     words = command.partition("  #")[0].partition(" #")[0].split()
     here: click.Command = lema
     ctx = click.Context(lema)
-    while isinstance(here, click.Group) and len(words) > 1 and re.fullmatch(r"[a-z|-]+", words[1]):
+    while isinstance(here, click.Group) and len(words) > 1 and re.fullmatch(r"[a-z][a-z|-]*", words[1]):
         names = words.pop(1).split("|")
         found = [here.get_command(ctx, name) for name in names]
         if None in found:
