@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from lema_local import __version__
 from lema_local.errors import LemaError
+from lema_local.machine import name_processor, read_cpuinfo
 
 State = Literal["ok", "warning", "failed"]
 PROBE_TIMEOUT_S = 300.0
@@ -82,7 +83,7 @@ def _check_system() -> Check:
         "lema-local": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": name_processor(),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
         "threads": os.cpu_count(),
     }
@@ -91,18 +92,6 @@ def _check_system() -> Check:
         f" {facts['processor']}, {facts['cores']} cores"
     )
     return Check("system", "ok", text, facts=facts)
-
-
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(field_name: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field_name)), "")
 
 
 def _check_memory() -> Check:
@@ -169,7 +158,7 @@ def _check_build() -> Check:
     found = probe("build")
     if "error" in found:
         return Check("llama.cpp", "failed", found["error"], _pip("llama-cpp-python"))
-    flags, cpu = set(found["flags"]), set(_cpuinfo("flags").split())
+    flags, cpu = set(found["flags"]), set(read_cpuinfo("flags").split())
     used = ", ".join(
         name for name in ("AVX2", "AVX512", "NEON", "CUDA", "Metal", "Vulkan", "ROCm") if name in flags
     )

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lema_local import __version__
 from lema_local.errors import InputError, RunStateError
 from lema_local.jsonl import sync_folder, told_disk_errors
+from lema_local.machine import describe_machine
 
 LIBRARIES = (
     "llama-cpp-python", "litellm", "torch", "transformers", "peft", "trl", "bitsandbytes", "gguf", "math-verify",
@@ -50,6 +51,8 @@ class Manifest(BaseModel):
     cost_usd: float = 0.0
     """Dollars paid by this run (replies from the journal cost nothing again)."""
     versions: dict[str, str] = Field(default_factory=dict)
+    machine: dict[str, str] = Field(default_factory=dict)
+    """What it ran on; empty in files of before."""
     finished_at: str | None = None
     reused_from: str | None = None
 
@@ -130,22 +133,26 @@ class StageFolder:
         done = manifest.model_copy(
             update={
                 "versions": library_versions(),
+                "machine": describe_machine(),
                 "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
         write_text(self.manifest_path, done.model_dump_json(indent=2) + "\n")
 
     def take_over(self, other: StageFolder) -> None:
-        """Copy a finished stage from another run, its manifest last."""
+        """Copy a finished stage from another run: the manifests of its parts after all files, its own one last."""
         with told_disk_errors(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
             shutil.copytree(
                 other.path, self.path, ignore=shutil.ignore_patterns("manifest.json", "*.partial")
             )
-        manifest = other.manifest()
-        assert manifest is not None
-        reused = manifest.model_copy(update={"reused_from": str(other.path), "cost_usd": 0.0})
-        write_text(self.manifest_path, reused.model_dump_json(indent=2) + "\n")
+        parts = (path.parent.relative_to(other.path) for path in other.path.rglob("manifest.json"))
+        for part in sorted(parts, key=lambda path: len(path.parts), reverse=True):
+            source = StageFolder(other.path / part)
+            manifest = source.manifest()
+            assert manifest is not None
+            reused = manifest.model_copy(update={"reused_from": str(source.path), "cost_usd": 0.0})
+            write_text(StageFolder(self.path / part).manifest_path, reused.model_dump_json(indent=2) + "\n")
 
 
 def _read_manifest(path: Path) -> Manifest | None:

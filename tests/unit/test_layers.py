@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "lema_local"
 LAYERS = (
     {"errors"},
-    {"records", "steps", "arithmetic", "jsonl", "shipped", "home", "quickstart"},
+    {"records", "steps", "arithmetic", "jsonl", "shipped", "home", "machine", "quickstart"},
     {"runs", "run_progress", "resuming", "keys", "sample_budget", "grades"},
     {"stage_runner"},
     {"run_status"},

@@ -63,6 +63,20 @@ def test_a_stage_taken_over_keeps_its_files_and_says_where_from(tmp_path: Path) 
     assert taken.cost_usd == 0.0
 
 
+def test_the_parts_of_a_stage_taken_over_stay_finished(tmp_path: Path) -> None:
+    old, new = RunFolder(tmp_path / "old"), RunFolder(tmp_path / "new")
+    for name in ("6_train/cot", "6_train"):
+        old.stage(name).save_manifest(Manifest(stage=name, fingerprint="f", made_from={}, cost_usd=2.0))
+    new.stage("6_train").take_over(old.stage("6_train"))
+    part = new.stage("6_train/cot").manifest()
+    assert part is not None
+    assert (part.stage, part.reused_from, part.cost_usd) == (
+        "6_train/cot",
+        str(tmp_path / "old/6_train/cot"),
+        0.0,
+    )
+
+
 def _hold(path: Path, held: multiprocessing.Event, release: multiprocessing.Event) -> None:  # type: ignore[valid-type]
     with RunFolder(path).lock():
         held.set()  # type: ignore[attr-defined]
