@@ -398,6 +398,7 @@ def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Agreement:
     Raises:
         LemaError: If the two differ in length or are empty.
     """
+    import numpy as np
     from statsmodels.stats.inter_rater import cohens_kappa as compute
 
     if len(first) != len(second) or not first:
@@ -408,7 +409,11 @@ def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Agreement:
     if len(grades) == 1:
         return Agreement(len(pairs), agreed, None, None)
     counts = Counter(pairs)
-    found = compute([[counts[row, column] for column in grades] for row in grades])
+    table = [[counts[row, column] for column in grades] for row in grades]
+    with np.errstate(
+        invalid="ignore"
+    ):  # where one of them gave one grade only, rounding can make it negative
+        found = compute(table)
     half = 1.959964 * math.sqrt(max(0.0, float(found.var_kappa)))
     kappa = float(found.kappa)
     return Agreement(len(pairs), agreed, kappa, Interval(max(-1.0, kappa - half), min(1.0, kappa + half)))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from lema_local.errors import LemaError
 from lema_local.statistics import (
+    cohens_kappa,
     compare_arms,
     describe_seeds,
     format_p,
@@ -190,3 +191,9 @@ def test_only_three_differing_seeds_on_one_side_of_nothing_tell(values: list[flo
     sentence = describe_seeds("cot", "lema", summarize_seeds(values))
     assert ("lema is better than cot" in sentence) == tells
     assert ("do not tell" in sentence) != tells
+
+
+def test_one_who_grades_all_alike_agrees_by_chance_only() -> None:
+    found = cohens_kappa(["excellent"] * 9 + ["poor"], ["excellent"] * 10)
+    assert found.kappa == 0.0
+    assert found.interval == (0.0, 0.0)
