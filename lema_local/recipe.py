@@ -181,8 +181,9 @@ class ExportBlock(Block):
 class ReportBlock(Block):
     """Stage 9: what came of it."""
 
-    examples: int = Field(default=10, ge=0)
-    """Mistakes with their corrections, and test questions with the arms' answers."""
+    examples: int = Field(default=20, ge=0)
+    """Mistakes with their corrections, and test questions with the arms' answers. The arms answer the corrected
+    training questions too, so that each correction is seen beside what came of it."""
 
 
 class Recipe(Block):

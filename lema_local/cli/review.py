@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping
-from itertools import combinations
 from pathlib import Path
 
 import click
@@ -113,26 +112,14 @@ def describe_grades(own: Mapping[str, Mapping[str, str]]) -> list[str]:
     Args:
         own: {reviewer: {correction_id: grade}}.
     """
-    from lema_local.grades import GRADES
-    from lema_local.statistics import cohens_kappa, wilson_interval
+    from lema_local.report.graded import describe_agreements, summarize_grades
 
     lines = []
     for reviewer, grades in own.items():
         lines.append(f"{reviewer}: {len(grades)} corrections graded")
-        for grade in GRADES:
-            count = sum(one == grade for one in grades.values())
-            low, high = wilson_interval(count, len(grades))
-            name = grade.replace("_", " ")
-            lines.append(
-                f"  {name:10s} {count:4d}  {count / len(grades):6.1%} (95 % {low:.1%} to {high:.1%})"
-            )
-    for first, second in combinations(own, 2):
-        both = sorted(own[first].keys() & own[second].keys())
-        if both:
-            found = cohens_kappa([own[first][one] for one in both], [own[second][one] for one in both])
-            kappa = "-" if found.kappa is None else f"{found.kappa:.2f}"
-            lines.append(
-                f"{first} and {second}: {found.n} in common, the same grade {found.agreed:.1%},"
-                f" Cohen's kappa {kappa}"
-            )
-    return lines or ["nothing is graded yet"]
+        lines += [
+            f"  {one.grade.replace('_', ' '):10s} {one.count:4d}  {one.share:6.1%}"
+            f" (95 % {one.low:.1%} to {one.high:.1%})"
+            for one in summarize_grades(reviewer, grades.values()).lines
+        ]
+    return [*lines, *describe_agreements(own)] or ["nothing is graded yet"]

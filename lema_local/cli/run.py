@@ -127,21 +127,50 @@ def quickstart(
     run_recipe(Path("quickstart"), run_dir, overrides, until, reuse, is_offline=offline, is_agreed=yes)
 
 
+RUN_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
 @click.command()
-@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def report(run_dir: Path) -> None:
+@click.argument("run_dir", metavar="RUN", type=RUN_FOLDER)
+@click.option(
+    "--compare",
+    "other_dir",
+    metavar="RUN2",
+    type=RUN_FOLDER,
+    help="Put another run beside it, in the same page.",
+)
+@click.option(
+    "--out",
+    "out_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write to [RUN/9_report].",
+)
+def report(run_dir: Path, other_dir: Path | None, out_dir: Path | None) -> None:
     """Write report.html and report.md of RUN again, also where it has not finished.
+
+    With --compare the same arms of the two runs are compared on the test questions that both answered, and what was
+    set otherwise is listed.
 
     \b
     Example:
       lema report runs/quickstart
+      lema report runs/with-gpt-4o --compare runs/with-reference --out /tmp/two-runs
     """
+    from lema_local.cli.progress import notice
+    from lema_local.errors import InputError, LemaError
     from lema_local.runs import RunFolder
     from lema_local.stage_runner import STAGES
-    from lema_local.stages.report import read_run, write_report
+    from lema_local.stages.report import read_run, read_two_runs, write_report
 
-    out_dir = RunFolder(run_dir).stage(STAGES["report"]).path
-    write_report(read_run(RunFolder(run_dir)), out_dir)
+    run = RunFolder(run_dir)
+    data = read_two_runs(run, RunFolder(other_dir)) if other_dir else read_run(run)
+    out_dir = out_dir or run.stage(STAGES["report"]).path
+    try:
+        write_report(data, out_dir)
+    except LemaError as err:
+        raise InputError(str(err), hint="write the report elsewhere with --out FOLDER") from err
+    for problem in data.problems:
+        notice(f"Note: {problem}")
     click.echo(str(out_dir / "report.html"))
 
 

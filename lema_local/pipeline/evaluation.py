@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 from lema_local.pipeline.context import Run
+from lema_local.pipeline.data import hash_records
 from lema_local.prompts import CotPrompt, load_cot_prompt
 from lema_local.recipe import settings_in_result
-from lema_local.records import Prediction, ReasoningPath
+from lema_local.records import Prediction, Question, ReasoningPath
 from lema_local.runs import MadeFrom, Manifest, StageFolder, write_text
 from lema_local.sampling import evaluation_settings, predict_into_file
 from lema_local.stage_runner import Outcome, Work
@@ -102,6 +103,32 @@ def do_evaluate(run: Run) -> None:
     run.runner.do(
         "evaluate", {"arms": parts, "evaluate": settings_in_result(run.recipe, "evaluate")}, compare
     )
+    # Last: a whole evaluation that is taken over from another run replaces what lies in its folder.
+    _answer_examples(run, entries, made_from, greedy)
+
+
+def _answer_examples(
+    run: Run, entries: dict[str, Entry], made_from: Callable[[str], MadeFrom], settings: SampleSettings
+) -> None:
+    """Let each trained arm answer the training questions whose corrections the report shows.
+
+    No score counts these answers. Another choice of questions is another part: nothing is refused for it.
+    """
+    from lema_local.stages.report import EXAMPLES, choose_example_ids
+
+    chosen = choose_example_ids(run.folder, run.recipe.report.examples)
+    asked = [question for question in run.questions["train"] if question.id in chosen]
+    mark = hash_records(asked)
+
+    def answer(name: str) -> Work:
+        return lambda folder, started: _evaluate_entry(
+            run, name, entries[name], settings, folder, started, asked=asked
+        )
+
+    for name, entry in entries.items():
+        if entry.arm and asked:
+            answered = made_from(name) | {"questions": mark}
+            run.runner.do("evaluate", answered, answer(name), part=f"{name}/{EXAMPLES}/{mark}")
 
 
 def _list_entries(run: Run) -> dict[str, Entry]:
@@ -161,9 +188,10 @@ def _evaluate_entry(
     started: Manifest,
     *,
     exported: Path | None = None,
+    asked: Sequence[Question] | None = None,
 ) -> Outcome:
-    """Let one arm answer all test questions."""
-    asked = run.questions["test"]
+    """Let one arm answer questions: all test questions, unless told otherwise."""
+    asked = run.questions["test"] if asked is None else asked
     if exported is None and entry.arm:
         exported = run.runner.path("export") / entry.arm / f"{run.recipe.train.outcome}.gguf"
     verdicts = Counter[str]()

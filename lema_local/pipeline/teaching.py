@@ -52,6 +52,7 @@ def do_correct(run: Run) -> None:
                 update(verdicts.total(), **verdicts, spent=f"${team.spent_usd:.4f}")
             corrections = file.finish(order)
             counts = {"mistakes": len(mistakes), **count_verdicts(corrections), **team.count.as_dict()}
+            counts["prices"] = team.prices
             if len(team.members) > 1 or team.fallback:
                 counts["by_teacher"] = count_by_teacher(corrections)
             if account := account_for_fallback(corrections, team):
@@ -110,7 +111,7 @@ def do_augment(run: Run) -> None:
             for done, one in enumerate(augment_with_team(left, team, prompt, settings), before + 1):
                 file.append(one)
                 update(done, spent=f"${team.spent_usd:.4f}")
-            counts = {**count_verdicts(file.finish(order)), **team.count.as_dict()}
+            counts = {**count_verdicts(file.finish(order)), **team.count.as_dict(), "prices": team.prices}
             return Outcome(counts=counts, cost_usd=team.spent_usd)
 
     run.runner.do("augment", made_from, work)

@@ -7,20 +7,31 @@ and dark; the files beside the page keep the light colours on white.
 from __future__ import annotations
 
 import io
+import math
 import re
+import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lema_local.records import ArmComparison, ArmScore, Share
-from lema_local.report.data import FunnelStep, LossCurve, ReportData
+from lema_local.report.data import (
+    FunnelStep,
+    LossCurve,
+    PairedRuns,
+    ReportData,
+    RoundLine,
+    RunsCompared,
+    WrongAnswers,
+)
+from lema_local.report.went_wrong import KIND_WORDS
 from lema_local.report.words import clean, difference, percent, percent_range, signed
 
 INK, GRID, ACCENT = "#1c2330", "#d5dae1", "#0f766e"
 SERIES = {"base": "#5b6472", "base_zero_shot": "#8a6d1d", "cot": "#0b5cad", "lema": "#b0410e"}
-OTHERS = ("#7a3fa0", "#0f766e", "#a11d5b", "#4d6b12")
-MARKERS = ("o", "D", "s", "^", "v", "P", "X", "*")
+OTHERS = ("#7a3fa0", "#0f766e", "#a11d5b", "#4d6b12", "#6b4423", "#35508c")
+MARKERS = ("o", "D", "s", "^", "v", "P", "X", "*", "<", "p")
 """Arms differ by shape too: colour alone does not tell them apart for everybody."""
 VARIABLES = {INK: "--ink", GRID: "--grid", ACCENT: "--accent"} | {
     colour: f"--series-{number}" for number, colour in enumerate((*SERIES.values(), *OTHERS), 1)
@@ -67,14 +78,20 @@ def draw_charts(data: ReportData) -> dict[str, Chart]:
 
     charts: list[Chart] = []
     with matplotlib.rc_context(STYLE):
+        every = data.every_arm
         for dataset in data.datasets:
-            charts += _draw_scores(dataset, data.arm_scores(dataset))
+            charts += _draw_scores(dataset, data.arm_scores(dataset), every)
         if data.comparisons:
-            charts.append(_draw_differences(data.comparisons))
+            charts.append(_draw_differences(data.comparisons, every))
+        for wrong in data.wrong:
+            charts += _draw_wrong(wrong, every)
+        if data.compared and data.compared.pairs:
+            charts.append(_draw_runs(data.compared, every))
+        charts += _draw_rounds(data.rounds, every)
         if any(step.count for step in data.funnel):
             charts.append(_draw_funnel(data.funnel))
         if data.curves:
-            charts.append(_draw_losses(data.curves))
+            charts.append(_draw_losses(data.curves, every))
     return {chart.name: chart for chart in charts}
 
 
@@ -88,9 +105,19 @@ def scores_chart_name(dataset: str, tag: str | None = None) -> str:
     return f"pass_at_1_{slug(dataset)}" + (f"_by_{slug(tag)}" if tag else "")
 
 
-def arm_style(arm: str, arms: Sequence[str]) -> tuple[str, str]:
-    """Return an arm's colour and marker; an arm looks the same in every chart of a report."""
-    known = [*SERIES, *(other for other in arms if other not in SERIES)]
+def wrong_chart_name(dataset: str, what: str) -> str:
+    """Return the name of the chart of a dataset's mistakes: `kinds` or `steps`."""
+    return f"wrong_{what}_{slug(dataset)}"
+
+
+def arm_style(arm: str, every: Sequence[str]) -> tuple[str, str]:
+    """Return an arm's colour and marker; it looks the same in every chart of a report.
+
+    Args:
+        arm: One of them, or one of another run.
+        every: All arms of the report, in their order.
+    """
+    known = list(dict.fromkeys((*SERIES, *every, arm)))
     position = known.index(arm)
     colours = [*SERIES.values(), *OTHERS]
     return colours[position % len(colours)], MARKERS[position % len(MARKERS)]
@@ -99,13 +126,15 @@ def arm_style(arm: str, arms: Sequence[str]) -> tuple[str, str]:
 # --- the charts ---------------------------------------------------------------------------------------------
 
 
-def _draw_scores(dataset: str, scores: Sequence[ArmScore]) -> list[Chart]:
+def _draw_scores(dataset: str, scores: Sequence[ArmScore], every: Sequence[str]) -> list[Chart]:
     overall = {"all questions": [(score.arm, score.share) for score in scores]}
     title = f"pass@1 on {dataset} (greedy, 95 % Wilson intervals)"
-    charts = [_draw_shares(scores_chart_name(dataset), title, overall)]
+    charts = [_draw_shares(scores_chart_name(dataset), title, overall, every)]
     for tag in dict.fromkeys(tag for score in scores for tag in score.groups):
         charts.append(
-            _draw_shares(scores_chart_name(dataset, tag), f"{title}, by {tag}", group_shares(scores, tag))
+            _draw_shares(
+                scores_chart_name(dataset, tag), f"{title}, by {tag}", group_shares(scores, tag), every
+            )
         )
     return charts
 
@@ -121,7 +150,9 @@ def group_shares(scores: Sequence[ArmScore], tag: str) -> dict[str, list[tuple[s
     }
 
 
-def _draw_shares(name: str, title: str, groups: dict[str, list[tuple[str, Share]]]) -> Chart:
+def _draw_shares(
+    name: str, title: str, groups: dict[str, list[tuple[str, Share]]], every: Sequence[str]
+) -> Chart:
     shown = dict(list(groups.items())[:GROUPS_SHOWN])
     arms = list(dict.fromkeys(arm for rows in shown.values() for arm, _ in rows))
     is_grouped = len(groups) > 1 or "all questions" not in groups
@@ -133,7 +164,7 @@ def _draw_shares(name: str, title: str, groups: dict[str, list[tuple[str, Share]
         for value, rows in shown.items():
             top = y
             for arm, share in rows:
-                colour, marker = arm_style(arm, arms)
+                colour, marker = arm_style(arm, every)
                 _interval(axes, y, share.pass_at_1, share.low, share.high, colour, marker)
                 _beside(axes, y, 100 * share.high, percent(share.pass_at_1))
                 if not is_grouped:
@@ -149,13 +180,19 @@ def _draw_shares(name: str, title: str, groups: dict[str, list[tuple[str, Share]
         axes.set_ylim(y - 0.8 - 0.3, -0.7)
         _percent_axis(axes, "pass@1")
         if is_grouped:
-            _legend(axes, arms)
+            _legend(axes, arms, every)
 
     rows = sum(map(len, shown.values())) + 0.8 * len(shown)
-    return _render(name, title, _describe_shares(title, shown), 0.9 + 0.24 * rows + 0.5 * is_grouped, draw)
+    return _render(
+        name,
+        title,
+        _describe_shares(title, shown),
+        0.9 + 0.24 * rows + is_grouped * (0.25 + _legend_height(arms)),
+        draw,
+    )
 
 
-def _draw_differences(comparisons: Sequence[ArmComparison]) -> Chart:
+def _draw_differences(comparisons: Sequence[ArmComparison], every: Sequence[str]) -> Chart:
     title = "Paired differences in pass@1, second arm less first (95 % bootstrap intervals)"
     # The base's second prompt has its rows in the table; the chart is about what training brought.
     shown = ([one for one in comparisons if "base_zero_shot" not in (one.first, one.second)] or comparisons)[
@@ -170,17 +207,132 @@ def _draw_differences(comparisons: Sequence[ArmComparison]) -> Chart:
     def draw(axes: Any) -> None:
         axes.axvline(0, color=INK, linewidth=1)
         for y, one in enumerate(shown):
-            colour, marker = arm_style(one.second, [one.second])
-            _interval(axes, y, one.difference, one.low, one.high, colour, marker)
-            _beside(axes, y, 100 * one.high, signed(100 * one.difference))
+            _difference(axes, y, one, arm_style(one.second, every))
         axes.set_yticks(range(len(shown)), [label(one) for one in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlabel("percentage points")
-        axes.margins(x=0.14)
+        axes.margins(x=0.2)
         axes.grid(axis="x")
 
     described = "; ".join(f"{label(one)}: {difference(one.difference)}" for one in shown).replace("\n", ", ")
     return _render("differences", title, f"{title}. {described}.", 0.8 + 0.44 * len(shown), draw)
+
+
+def _draw_wrong(wrong: WrongAnswers, every: Sequence[str]) -> list[Chart]:
+    kinds = list(dict.fromkeys(kind for counts in wrong.kinds.values() for kind in counts))
+    by_kind = {
+        KIND_WORDS.get(kind, kind): {arm: counts.get(kind, 0) for arm, counts in wrong.kinds.items()}
+        for kind in kinds
+    }
+    steps = next(iter(wrong.positions.values()))
+    by_step = {
+        f"step {step}": {arm: counts[step] for arm, counts in wrong.positions.items()} for step in steps
+    }
+    where = f"on {wrong.dataset} ({wrong.classified:,} questions)"
+    return [
+        _draw_counts(
+            wrong_chart_name(wrong.dataset, "kinds"),
+            f"Wrong answers {where}, by kind of mistake",
+            by_kind,
+            every,
+        ),
+        _draw_counts(
+            wrong_chart_name(wrong.dataset, "steps"),
+            f"Wrong answers {where}, by first wrong step",
+            by_step,
+            every,
+        ),
+    ]
+
+
+def _draw_counts(
+    name: str, title: str, groups: Mapping[str, Mapping[str, int]], every: Sequence[str]
+) -> Chart:
+    """Draw a bar an arm and group."""
+    arms = list(next(iter(groups.values())))
+    most = max((count for counts in groups.values() for count in counts.values()), default=0) or 1
+
+    def draw(axes: Any) -> None:
+        y, ticks = 0.0, []
+        for counts in groups.values():
+            ticks.append(y + (len(counts) - 1) / 2)
+            for arm, count in counts.items():
+                axes.barh(y, count, color=arm_style(arm, every)[0], height=0.78)
+                _beside(axes, y, count, f"{count:,}")
+                y += 1
+            y += 0.8
+        axes.set_yticks(ticks, [_wrapped(label) for label in groups])
+        axes.set_ylim(y - 0.8 - 0.3, -0.7)
+        axes.set_xlim(0, 1.12 * most)
+        axes.set_xlabel("wrong answers")
+        axes.grid(axis="x")
+        _legend(axes, arms, every, has_markers=False)
+
+    described = "; ".join(
+        f"{label}: " + ", ".join(f"{arm} {count:,}" for arm, count in counts.items())
+        for label, counts in groups.items()
+    )
+    rows = len(groups) * (len(arms) + 0.8)
+    return _render(name, title, f"{title}. {described}.", 1.1 + 0.2 * rows + _legend_height(arms), draw)
+
+
+def _draw_runs(two: RunsCompared, every: Sequence[str]) -> Chart:
+    title = (
+        f"pass@1 of {two.names[1]} less {two.names[0]}, same arm, same questions (95 % bootstrap intervals)"
+    )
+    several = len({one.dataset for one in two.pairs}) > 1
+
+    def draw(axes: Any) -> None:
+        axes.axvline(0, color=INK, linewidth=1)
+        for y, one in enumerate(two.pairs):
+            _difference(axes, y, one, arm_style(one.arm, every))
+        labels = [_short(one.arm) + (f"\n{_short(one.dataset)}" if several else "") for one in two.pairs]
+        axes.set_yticks(range(len(two.pairs)), labels)
+        axes.set_ylim(len(two.pairs) - 0.4, -0.6)
+        axes.set_xlabel("percentage points")
+        axes.margins(x=0.2)
+        axes.grid(axis="x")
+
+    described = "; ".join(f"{one.arm} on {one.dataset}: {difference(one.difference)}" for one in two.pairs)
+    return _render("runs", title, f"{title}. {described}.", 0.8 + 0.4 * len(two.pairs), draw)
+
+
+def _draw_rounds(rounds: Sequence[RoundLine], every: Sequence[str]) -> list[Chart]:
+    datasets = dict.fromkeys(dataset for one in rounds for _, dataset in one.shares)
+    return [_draw_rounds_on(dataset, rounds, every) for dataset in datasets]
+
+
+def _draw_rounds_on(dataset: str, rounds: Sequence[RoundLine], every: Sequence[str]) -> Chart:
+    title = f"pass@1 on {dataset} by round (95 % Wilson intervals)"
+    arms = list(dict.fromkeys(arm for one in rounds for arm, other in one.shares if other == dataset))
+    points = {
+        arm: [(one.number, one.shares[arm, dataset]) for one in rounds if (arm, dataset) in one.shares]
+        for arm in arms
+    }
+
+    def draw(axes: Any) -> None:
+        for position, (arm, found) in enumerate(points.items()):
+            colour, marker = arm_style(arm, every)
+            # A little beside each other: intervals would hide behind one another.
+            x = [number + 0.06 * (position - (len(arms) - 1) / 2) for number, _ in found]
+            axes.plot(x, [100 * one.pass_at_1 for _, one in found], color=colour, marker=marker, ms=6, lw=1.4)
+            for at, (_, one) in zip(x, found, strict=True):
+                axes.plot(
+                    [at, at], [100 * one.low, 100 * one.high], color=colour, lw=2.4, solid_capstyle="butt"
+                )
+        axes.set_xticks([one.number for one in rounds], [f"round {one.number}" for one in rounds])
+        axes.margins(x=0.12)
+        axes.set_ylabel("pass@1, %")
+        axes.grid(axis="y")
+        _legend(axes, arms, every)
+
+    described = "; ".join(
+        f"{arm}: " + ", ".join(f"round {number} {percent(one.pass_at_1)}" for number, one in found)
+        for arm, found in points.items()
+    )
+    return _render(
+        f"rounds_{slug(dataset)}", title, f"{title}. {described}.", 3.0 + _legend_height(arms), draw
+    )
 
 
 def _draw_funnel(steps: Sequence[FunnelStep]) -> Chart:
@@ -201,22 +353,22 @@ def _draw_funnel(steps: Sequence[FunnelStep]) -> Chart:
     return _render("funnel", title, f"{title}: {described}.", 0.4 + 0.34 * len(shown), draw)
 
 
-def _draw_losses(curves: Sequence[LossCurve]) -> Chart:
+def _draw_losses(curves: Sequence[LossCurve], every: Sequence[str]) -> Chart:
     title = "Training loss by optimizer step"
     arms = [curve.arm for curve in curves]
 
     def draw(axes: Any) -> None:
         for curve in curves:
-            colour, marker = arm_style(curve.arm, arms)
-            every = max(1, len(curve.steps) // 8)
+            colour, marker = arm_style(curve.arm, every)
+            stride = max(1, len(curve.steps) // 8)
             axes.plot(
-                curve.steps, curve.losses, color=colour, linewidth=1.6, marker=marker, markevery=every, ms=5
+                curve.steps, curve.losses, color=colour, linewidth=1.6, marker=marker, markevery=stride, ms=5
             )
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss on the trained tokens")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
-        _legend(axes, arms)
+        _legend(axes, arms, every)
 
     described = "; ".join(
         f"{one.arm} from {one.losses[0]:.3f} to {one.losses[-1]:.3f} at step {one.steps[-1]:,.0f}"
@@ -233,10 +385,18 @@ def _interval(axes: Any, y: float, middle: float, low: float, high: float, colou
     axes.plot([100 * middle], [y], color=colour, marker=marker, markersize=7, linestyle="none")
 
 
-def _beside(axes: Any, y: float, x: float, text: str) -> None:
+def _beside(axes: Any, y: float, x: float, text: str, *, is_left: bool = False) -> None:
     axes.annotate(
-        text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=10, parse_math=False
-    )
+        text, (x, y), xytext=(-5 if is_left else 5, 0), textcoords="offset points", va="center",
+        ha="right" if is_left else "left", fontsize=10, parse_math=False,
+    )  # fmt: skip
+
+
+def _difference(axes: Any, y: float, one: ArmComparison | PairedRuns, style: tuple[str, str]) -> None:
+    """Draw a difference with its interval; its number stands on the side away from zero."""
+    _interval(axes, y, one.difference, one.low, one.high, *style)
+    is_left = one.difference < 0
+    _beside(axes, y, 100 * (one.low if is_left else one.high), signed(100 * one.difference), is_left=is_left)
 
 
 def _percent_axis(axes: Any, label: str) -> None:
@@ -246,11 +406,21 @@ def _percent_axis(axes: Any, label: str) -> None:
     axes.grid(axis="x")
 
 
-def _legend(axes: Any, arms: Sequence[str]) -> None:
+def _legend_height(arms: Sequence[str]) -> float:
+    """Return the inches that the rows of a legend take."""
+    return 0.24 * math.ceil(len(arms) / (2 if len(arms) > 3 else 3))
+
+
+def _legend(axes: Any, arms: Sequence[str], every: Sequence[str], *, has_markers: bool = True) -> None:
     from matplotlib.lines import Line2D
 
-    styles = [arm_style(arm, arms) for arm in arms]
-    handles = [Line2D([], [], color=colour, marker=marker, ms=6, lw=2.4) for colour, marker in styles]
+    styles = [arm_style(arm, every) for arm in arms]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, ms=6, lw=2.4)
+        if has_markers
+        else Line2D([], [], color=colour, lw=7)
+        for colour, marker in styles
+    ]
     axes.legend(
         handles, [_short(arm) for arm in arms], loc="lower center", bbox_to_anchor=(0.42, 1.0),
         ncols=2 if len(arms) > 3 else 3,
@@ -262,6 +432,11 @@ def _short(text: str, length: int = 22) -> str:
     """Return a label that fits; a dollar sign is no formula."""
     line = " ".join(clean(text).split())
     return (line if len(line) <= length else line[: length - 1] + "…").replace("$", r"\$")
+
+
+def _wrapped(text: str) -> str:
+    """Return a label on as many short lines as it takes."""
+    return "\n".join(textwrap.wrap(_short(text, 40), 19))
 
 
 def _describe_shares(title: str, groups: dict[str, list[tuple[str, Share]]]) -> str:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lema_local.contamination import Certificate
-from lema_local.records import ArmComparison, ArmScore, Correction, Prediction, Question, Scores
+from lema_local.records import (
+    ArmComparison,
+    ArmScore,
+    Correction,
+    PathVerdict,
+    Prediction,
+    Question,
+    Scores,
+    Share,
+)
 from lema_local.runs import Manifest
 from lema_local.training.base import MAX_MEAN_KL, MIN_SAME_TOP
 
 StageState = Literal["finished", "unfinished", "not run", "damaged"]
+
+
+def is_base(arm: str) -> bool:
+    """Whether a row of the scores is the untrained student, by whatever prompt."""
+    return arm in ("base", "base_zero_shot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,8 @@ class CorrectionExample:
 
     question: Question | None
     correction: Correction
+    answers: Sequence[Prediction] = ()
+    """What the trained arms answer to this question now; it is one that they were trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,127 @@ class AnswerExample:
     question_id: str
     question: Question | None
     answers: Sequence[Prediction]
+    """The base's first."""
+    steps: Sequence[str] = ()
+    """The base's solution."""
+    incorrect_step: int | None = None
+    """1-based position in `steps`, found by arithmetic from the gold rationale; None where none was found."""
+    explanation: str = ""
+    """Why that step is wrong; empty where none was found."""
+
+
+class Outcome(NamedTuple):
+    """One answer, without its text."""
+
+    is_correct: bool
+    """False where no verdict could be reached."""
+    verdict: PathVerdict
+    final_answer: str | None
+
+
+Outcomes = dict[tuple[str, str], dict[str, Outcome]]
+"""By (arm, dataset) and question id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One arm's answers against the base's on the same test questions, both greedy."""
+
+    dataset: str
+    base: str
+    arm: str
+    questions: int
+    both_right: int
+    mended: int
+    """The base was wrong, the arm is right."""
+    new: int
+    """The base was right, the arm is wrong."""
+    both_wrong: int
+    same_answer: int
+    """Of both wrong: with the same final answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindChange:
+    """What became of one kind of mistake: `before - away + new + turned = after`."""
+
+    kind: str
+    before: int
+    """The base's mistakes of this kind."""
+    away: int
+    """Of those: the arm answers the question rightly."""
+    new: int
+    """The arm's mistakes of this kind where the base was right."""
+    turned: int
+    """Where both are wrong: those that became this kind less those that became another."""
+    after: int
+    """The arm's mistakes of this kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrongAnswers:
+    """Where the arms go wrong on one dataset's test questions, by arithmetic from the gold rationales."""
+
+    dataset: str
+    classified: int
+    """Questions whose wrong answers were read."""
+    questions: int
+    """Questions that some arm answered wrongly; more than `classified` where those were chosen by chance."""
+    with_rationale: int
+    """Of the classified: with a gold rationale; without one only false arithmetic can be told."""
+    kinds: Mapping[str, Mapping[str, int]]
+    """By arm, wrong answers by kind."""
+    positions: Mapping[str, Mapping[str, int]]
+    """By arm, wrong answers by the number of the first wrong step: `1` ... `5 or later`."""
+    changes: Mapping[str, Sequence[KindChange]]
+    """By arm other than the base, what became of each kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradeLine:
+    """How often a grade was given, with its 95 % Wilson interval."""
+
+    grade: str
+    count: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class GradeShares:
+    """The grades that people gave the corrections, of one reviewer or of one teacher's corrections."""
+
+    name: str
+    corrections: int
+    lines: Sequence[GradeLine]
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What people think of the corrections; see `lema review`."""
+
+    by_reviewer: Sequence[GradeShares]
+    by_teacher: Sequence[GradeShares]
+    """All reviewers' grades together; empty where there was one teacher."""
+    agreements: Sequence[str]
+    """How far each two reviewers agree, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundLine:
+    """One round of a run."""
+
+    number: int
+    """1-based; 1 is the run's own folder."""
+    state: str
+    """Whether it has finished, in a word."""
+    mistakes: int
+    accepted: int
+    cost_usd: float
+    seconds: float
+    shares: Mapping[tuple[str, str], Share]
+    """pass@1 by (arm, dataset)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +314,43 @@ class SampleCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class PairedRuns:
+    """One arm of one run against the same arm of another, on the test questions that both answered."""
+
+    dataset: str
+    arm: str
+    first: Share
+    """On those questions."""
+    second: Share
+    difference: float
+    """pass@1 of the second run less that of the first."""
+    low: float
+    high: float
+    p_value: float
+    p_holm: float | None
+    tests: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunsCompared:
+    """Two runs side by side."""
+
+    names: tuple[str, str]
+    settings: Sequence[tuple[str, str, str]]
+    """(name, in the first, in the second) of every setting of the recipes that differs."""
+    shares: Sequence[tuple[str, str, Share | None, Share | None]]
+    """(dataset, arm, first, second); each on all questions that its run asked."""
+    pairs: Sequence[PairedRuns]
+    notes: Sequence[str]
+    """Where the two cannot be paired, and why; what is missing in the second run."""
+    counts: Sequence[tuple[str, str, str]]
+    """(what, in the first, in the second): the funnel, dollars, time."""
+    teachers: Sequence[tuple[str, TeacherLine]]
+    """(run, teacher) of both."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """Everything that a report shows."""
 
@@ -189,6 +363,9 @@ class ReportData:
     seeds: dict[str, Any]
     questions: dict[str, int]
     """Questions by split."""
+    test_questions: Mapping[str, str]
+    """By id, a hash of the question and its gold answer."""
+    outcomes: Outcomes
     samples: SampleCounts
     funnel: Sequence[FunnelStep]
     rationales: FunnelStep | None
@@ -200,6 +377,15 @@ class ReportData:
     """What the training files share with the test questions."""
     curves: Sequence[LossCurve]
     scores: Scores | None
+    changes: Sequence[Change]
+    wrong: Sequence[WrongAnswers]
+    named_steps: Mapping[str, Mapping[str, int]]
+    """By teacher, accepted corrections by the number of the step that it named."""
+    review: Review | None
+    rounds: Sequence[RoundLine]
+    """Empty where there is one round."""
+    prices: Mapping[str, str]
+    """By teacher, dollars per million tokens, in words."""
     answered: dict[str, int]
     """Predictions on disk, by arm and dataset: `base/gsm8k`."""
     corrections: Sequence[CorrectionExample]
@@ -211,6 +397,19 @@ class ReportData:
     versions: dict[str, str]
     machine: dict[str, str]
     example_seed: int
+    compared: RunsCompared | None = None
+    """With another run, where that was asked for."""
+
+    @property
+    def every_arm(self) -> list[str]:
+        """Every arm that the report names, in one order."""
+        scored = [score.arm for score in self.scores.arms] if self.scores else []
+        answered = [arm for arm, _ in self.outcomes]
+        in_rounds = [arm for one in self.rounds for arm, _ in one.shares]
+        trained = [arm.name for arm in self.arms]
+        return list(
+            dict.fromkeys((*scored, *answered, *trained, *(one.arm for one in self.curves), *in_rounds))
+        )
 
     @property
     def datasets(self) -> list[str]:
@@ -224,11 +423,13 @@ class ReportData:
     @property
     def comparisons(self) -> list[ArmComparison]:
         """Paired comparisons, those on all questions first; in each group those between trained arms first."""
-        trained = {"cot", "lema"}
         found = self.scores.comparisons if self.scores else []
         order = list(dict.fromkeys((one.group, one.dataset) for one in found))
         order.sort(key=lambda key: key[0] is not None)
         return sorted(
             found,
-            key=lambda one: (order.index((one.group, one.dataset)), -len({one.first, one.second} & trained)),
+            key=lambda one: (
+                order.index((one.group, one.dataset)),
+                is_base(one.first) + is_base(one.second),
+            ),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from lema_local.errors import InputError
 from lema_local.jsonl import describe_validation, iterate_objects
+from lema_local.records import Question
 
 Record = TypeVar("Record", bound=BaseModel)
 Item = TypeVar("Item")
@@ -89,6 +90,25 @@ class RunReader:
         except OSError as err:
             self.tell(f"cannot read {name}: {err.strerror}")
             return None
+
+
+def question_files(reader: RunReader) -> list[str]:
+    """Return the run's files of questions."""
+    folder = reader.run_dir / "0_questions"
+    return sorted(f"0_questions/{path.name}" for path in folder.glob("*.jsonl"))
+
+
+def find_questions(reader: RunReader, ids: Collection[str]) -> dict[str, Question]:
+    """Return the named questions, as far as the run's files hold them."""
+    found: dict[str, Question] = {}
+    for name in question_files(reader) if ids else ():
+        found |= {question.id: question for question in reader.read(name, Question) if question.id in ids}
+    return found
+
+
+def rank(name: str, order: Sequence[str]) -> tuple[int, str]:
+    """Return what sorts names: those in `order` first, the others behind them by name."""
+    return (order.index(name) if name in order else len(order)), name
 
 
 def choose_by_hash(items: Iterable[tuple[str, Item]], count: int, seed: int) -> list[Item]:

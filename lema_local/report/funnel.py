@@ -73,6 +73,8 @@ class CorrectionTally:
     lost: dict[CorrectionKey, str] = field(default_factory=dict)
     accepted: set[CorrectionKey] = field(default_factory=set)
     checks: dict[str, list[int]] = field(default_factory=dict)
+    named: dict[CorrectionKey, tuple[str, int]] = field(default_factory=dict)
+    """Teacher and the step that it named, of those that a step was named in."""
 
     def add_reply(self, correction: Correction) -> None:
         """Count one record of the teacher's file."""
@@ -80,6 +82,8 @@ class CorrectionTally:
         self.asked[teacher] += 1
         self.cost_usd[teacher] += correction.cost_usd  # type: ignore[assignment]  # a Counter of dollars
         self.teacher_of[key] = teacher
+        if correction.incorrect_step is not None:
+            self.named[key] = correction.teacher, correction.incorrect_step
         if correction.verdict == "accepted":
             self.accepted.add(key)
         else:
@@ -98,6 +102,15 @@ class CorrectionTally:
             tally = self.checks.setdefault(name, [0, 0])
             tally[0] += has_passed
             tally[1] += 1
+
+    @property
+    def named_steps(self) -> dict[str, list[int]]:
+        """Return by teacher the steps (1-based) that the accepted corrections named."""
+        found: dict[str, list[int]] = {}
+        for key, (teacher, step) in self.named.items():
+            if key in self.accepted:
+                found.setdefault(teacher, []).append(step)
+        return found
 
     def teachers(self) -> list[TeacherLine]:
         """Return what each teacher wrote."""
@@ -154,16 +167,16 @@ def count_rationales(reader: RunReader) -> FunnelStep | None:
 
 
 def build_funnel(
-    train_questions: int, paths: PathTally, corrections: CorrectionTally, lema: TrainedArm | None
+    train_questions: int, paths: PathTally, corrections: CorrectionTally, taught: TrainedArm | None
 ) -> list[FunnelStep]:
     """Return the steps from training questions to the examples that were trained on, as far as the run has come."""
     steps = [FunnelStep("training questions", train_questions)] if train_questions else []
     if paths.samples:
         steps += _path_steps(paths, corrections)
     if corrections.asked or corrections.accepted or corrections.lost:
-        steps += _correction_steps(corrections, lema)
-    if lema is not None:
-        steps += _training_steps(lema)
+        steps += _correction_steps(corrections, taught)
+    if taught is not None:
+        steps += _training_steps(taught)
     return steps
 
 
@@ -181,10 +194,10 @@ def _path_steps(paths: PathTally, corrections: CorrectionTally) -> list[FunnelSt
     ]
 
 
-def _correction_steps(corrections: CorrectionTally, lema: TrainedArm | None) -> list[FunnelStep]:
+def _correction_steps(corrections: CorrectionTally, taught: TrainedArm | None) -> list[FunnelStep]:
     lost = group_reasons(Counter(corrections.lost.values()))
     accepted = len(corrections.accepted)
-    built = lema.by_source.get("correction", 0) if lema is not None else accepted
+    built = taught.by_source.get("correction", 0) if taught is not None else accepted
     left = [Loss("not built into an example", max(0, accepted - built))]
     asked = accepted + len(corrections.lost)
     mistakes = len({key[:3] for key in (*corrections.accepted, *corrections.lost)})
@@ -195,10 +208,10 @@ def _correction_steps(corrections: CorrectionTally, lema: TrainedArm | None) -> 
     ]
 
 
-def _training_steps(lema: TrainedArm) -> list[FunnelStep]:
-    corrections = lema.by_source.get("correction", 0)
-    others = [f"{count:,} {kind}" for kind, count in lema.by_source.items() if kind != "correction"]
-    note = f"arm lema holds {' and '.join(others)} examples beside them" if others else None
+def _training_steps(taught: TrainedArm) -> list[FunnelStep]:
+    corrections = taught.by_source.get("correction", 0)
+    others = [f"{count:,} {kind}" for kind, count in taught.by_source.items() if kind != "correction"]
+    note = f"arm {taught.name} holds {' and '.join(others)} examples beside them" if others else None
     return [FunnelStep("correction examples", corrections, (), note)]
 
 

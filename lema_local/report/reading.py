@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,20 @@ from pydantic import ValidationError
 
 from lema_local.contamination import Certificate
 from lema_local.errors import RunStateError
-from lema_local.jsonl import describe_validation
-from lema_local.records import Correction, Prediction, Question, Scores, TrainingExample
+from lema_local.records import Question, TrainingExample
 from lema_local.report import stage_lines
-from lema_local.report.data import (
-    AnswerExample,
-    CorrectionExample,
-    LossCurve,
-    NamedText,
-    ReportData,
-    StageLine,
-    TrainedArm,
-)
-from lema_local.report.files import RunReader, choose_by_hash
-from lema_local.report.funnel import ACCEPTED, build_funnel, count_rationales, tally_corrections, tally_paths
+from lema_local.report.data import LossCurve, NamedText, ReportData, StageLine, TrainedArm
+from lema_local.report.examples import EXAMPLE_SEED, count_examples, show_answers, show_corrections
+from lema_local.report.files import RunReader, question_files, rank
+from lema_local.report.funnel import build_funnel, count_rationales, tally_corrections, tally_paths
+from lema_local.report.graded import read_review
+from lema_local.report.outcomes import ARM_ORDER, count_changes, read_outcomes, read_scores
 from lema_local.report.prompt_texts import read_prompts
-from lema_local.runs import RunFolder
+from lema_local.report.rounds import read_rounds
+from lema_local.report.went_wrong import classify_wrong, count_positions
+from lema_local.runs import RunFolder, fingerprint
 
-EXAMPLES = 10
-"""Unless the recipe says `report.examples`."""
-EXAMPLE_SEED = 0
 CURVE_POINTS = 400
-ARM_ORDER = ("base", "base_zero_shot", "cot", "lema", "cot_unmatched")
-"""Others follow by name."""
 
 
 def read_run(run: RunFolder) -> ReportData:
@@ -57,15 +48,11 @@ def read_run(run: RunFolder) -> ReportData:
             f"{run.path} holds no run", hint="name a folder that `lema run` made, such as runs/NAME"
         )
     settings = _parse_recipe(reader, recipe)
-    questions, test_ids = _count_questions(reader)
+    questions, test_questions = _count_questions(reader)
     paths, corrections = tally_paths(reader), tally_corrections(reader)
-    arms, shown = _read_arms(reader, stages, test_ids)
-    scores = _read_scores(reader)
-    count = _example_count(settings)
-    chosen_corrections, chosen_answers = _choose_corrections(reader, count), _choose_answers(reader, count)
-    texts = _find_questions(
-        reader, {one.question_id for one in chosen_corrections} | {key for key, _ in chosen_answers}
-    )
+    arms, shown = _read_arms(reader, stages, test_questions)
+    outcomes = read_outcomes(reader)
+    count = count_examples(settings)
     if stage_lines.allows_test_questions(stages):
         reader.tell("this run was allowed to train on test questions: its scores are not to be reported")
     return ReportData(
@@ -74,12 +61,14 @@ def read_run(run: RunFolder) -> ReportData:
         recipe=recipe,
         seeds=_find_seeds(settings),
         questions=questions,
+        test_questions=test_questions,
+        outcomes=outcomes,
         samples=paths.counts(),
         funnel=build_funnel(
             questions.get("train", 0),
             paths,
             corrections,
-            next((arm for arm in arms if arm.name == "lema"), None),
+            _find_taught(arms),
         ),
         rationales=count_rationales(reader),
         checks={name: (passed, checked) for name, (passed, checked) in corrections.checks.items()},
@@ -87,12 +76,16 @@ def read_run(run: RunFolder) -> ReportData:
         arms=arms,
         certificates=_read_certificates(reader),
         curves=list(_read_curves(reader)),
-        scores=scores,
-        answered={
-            "/".join(key): _count_lines(reader, name) for key, name in _prediction_files(reader).items()
-        },
-        corrections=[CorrectionExample(texts.get(one.question_id), one) for one in chosen_corrections],
-        new_answers=[AnswerExample(key, texts.get(key), answers) for key, answers in chosen_answers],
+        scores=read_scores(reader),
+        changes=list(count_changes(outcomes)),
+        wrong=list(classify_wrong(reader, outcomes, EXAMPLE_SEED)),
+        named_steps={name: count_positions(steps) for name, steps in corrections.named_steps.items()},
+        review=read_review(reader),
+        rounds=read_rounds(reader),
+        prices=stage_lines.find_prices(stages),
+        answered={"/".join(key): len(by_id) for key, by_id in outcomes.items()},
+        corrections=show_corrections(reader, count),
+        new_answers=show_answers(reader, outcomes, count),
         fidelity=stage_lines.find_fidelity(stages),
         prompts=read_prompts(reader, stages, settings),
         training_examples=shown,
@@ -122,44 +115,22 @@ def _find_seeds(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _example_count(settings: Mapping[str, Any]) -> int:
-    block = settings.get("report")
-    count = block.get("examples") if isinstance(block, Mapping) else None
-    return count if isinstance(count, int) and count >= 0 else EXAMPLES
-
-
 # --- questions ----------------------------------------------------------------------------------------------
 
 
-def _question_files(reader: RunReader) -> list[str]:
-    folder = reader.run_dir / "0_questions"
-    return sorted(f"0_questions/{path.name}" for path in folder.glob("*.jsonl"))
-
-
-def _count_questions(reader: RunReader) -> tuple[dict[str, int], set[str]]:
-    """Return the number of questions by file (train, validation, test) and the ids of the test questions."""
+def _count_questions(reader: RunReader) -> tuple[dict[str, int], dict[str, str]]:
+    """Return the number of questions by file (train, validation, test), and a hash of each test question by id."""
     counts: dict[str, int] = {}
-    test_ids: set[str] = set()
-    for name in _question_files(reader):
+    tests: dict[str, str] = {}
+    for name in question_files(reader):
         split = Path(name).stem
         counts[split] = 0
         for question in reader.read(name, Question):
             counts[split] += 1
             if split == "test":
-                test_ids.add(question.id)
+                tests[question.id] = fingerprint({"asked": question.question, "gold": question.gold_answer})
     order = ("train", "validation", "test")
-    return {split: counts[split] for split in sorted(counts, key=lambda one: _rank(one, order))}, test_ids
-
-
-def _find_questions(reader: RunReader, ids: Collection[str]) -> dict[str, Question]:
-    found: dict[str, Question] = {}
-    for name in _question_files(reader) if ids else ():
-        found |= {question.id: question for question in reader.read(name, Question) if question.id in ids}
-    return found
-
-
-def _rank(name: str, order: Sequence[str]) -> tuple[int, str]:
-    return (order.index(name) if name in order else len(order)), name
+    return {split: counts[split] for split in sorted(counts, key=lambda one: rank(one, order))}, tests
 
 
 # --- training -----------------------------------------------------------------------------------------------
@@ -188,7 +159,7 @@ def _read_arms(
     arms: list[TrainedArm] = []
     shown: dict[str, NamedText] = {}
     names = {path.name.split(".")[0] for path in (reader.run_dir / "5_build").glob("*.jsonl*")}
-    for name in sorted(names, key=lambda one: _rank(one, ARM_ORDER)):
+    for name in sorted(names, key=lambda one: rank(one, ARM_ORDER)):
         sources, characters, from_test = Counter[str](), 0, 0
         for example in reader.read(f"5_build/{name}.jsonl", TrainingExample):
             sources[str(example.source.get("kind", example.kind))] += 1
@@ -205,6 +176,11 @@ def _read_arms(
         counts["batch_size"] = stage_lines.train_setting(stages, name, "batch_size")
         arms.append(_describe_arm(name, sources, characters, counts))
     return arms, list(shown.values())
+
+
+def _find_taught(arms: Sequence[TrainedArm]) -> TrainedArm | None:
+    """Return the arm that the funnel ends in: `lema`, else the one that was trained on most corrections."""
+    return max(arms, key=lambda arm: (arm.name == "lema", arm.by_source.get("correction", 0)), default=None)
 
 
 def _describe_arm(name: str, sources: Counter[str], characters: int, counts: Mapping[str, Any]) -> TrainedArm:
@@ -235,7 +211,7 @@ def _whole(value: object) -> int | None:
 
 def _read_curves(reader: RunReader) -> Iterator[LossCurve]:
     logs = (reader.run_dir / "6_train").glob("*/train_log.jsonl")
-    for arm in sorted({path.parent.name for path in logs}, key=lambda one: _rank(one, ARM_ORDER)):
+    for arm in sorted({path.parent.name for path in logs}, key=lambda one: rank(one, ARM_ORDER)):
         points: dict[float, float] = {}  # by step: a resumed training tells some steps twice
         for line in reader.read_objects(f"6_train/{arm}/train_log.jsonl"):
             step, loss = _number(line.get("step")), _number(line.get("loss"))
@@ -248,61 +224,3 @@ def _read_curves(reader: RunReader) -> Iterator[LossCurve]:
                 ordered[::stride] if (len(ordered) - 1) % stride == 0 else [*ordered[::stride], ordered[-1]]
             )
             yield LossCurve(arm, [step for step, _ in kept], [loss for _, loss in kept])
-
-
-# --- evaluation ---------------------------------------------------------------------------------------------
-
-
-def _read_scores(reader: RunReader) -> Scores | None:
-    text = reader.read_text("8_evaluate/scores.json")
-    if text is None:
-        return None
-    try:
-        return Scores.model_validate_json(text)
-    except ValidationError as err:
-        reader.tell(f"8_evaluate/scores.json is damaged: {describe_validation(err)[:300]}")
-        return None
-
-
-def _prediction_files(reader: RunReader) -> dict[tuple[str, str], str]:
-    """Return the files of predictions by (arm, dataset), unfinished ones too."""
-    root = reader.run_dir / "8_evaluate"
-    found = {(path.parent.name, path.name.split(".jsonl")[0]) for path in root.glob("*/*.jsonl*")}
-    ordered = sorted(found, key=lambda key: (_rank(key[0], ARM_ORDER), key[1]))
-    return {key: f"8_evaluate/{key[0]}/{key[1]}.jsonl" for key in ordered}
-
-
-def _count_lines(reader: RunReader, name: str) -> int:
-    return sum(1 for _ in reader.read_objects(name))
-
-
-def _choose_answers(reader: RunReader, count: int) -> list[tuple[str, list[Prediction]]]:
-    """Choose test questions that the first arm (the base) got wrong; return every arm's answers to them."""
-    files = _prediction_files(reader)
-    first = next(iter(files), ("", ""))[0]
-
-    def mistakes() -> Iterable[tuple[str, str]]:
-        for (arm, _), name in files.items():
-            if arm == first:
-                for one in reader.read(name, Prediction):
-                    if one.is_correct is False:
-                        yield one.question_id, one.question_id
-
-    chosen: dict[str, dict[str, Prediction]] = {
-        key: {} for key in choose_by_hash(mistakes(), count, EXAMPLE_SEED)
-    }
-    for (arm, _), name in files.items() if chosen else ():
-        for one in reader.read(name, Prediction):
-            if one.question_id in chosen:
-                chosen[one.question_id].setdefault(arm, one)
-    return [(key, list(by_arm.values())) for key, by_arm in chosen.items()]
-
-
-# --- examples -----------------------------------------------------------------------------------
-
-
-def _choose_corrections(reader: RunReader, count: int) -> list[Correction]:
-    name = ACCEPTED if reader.find(ACCEPTED) else "2_correct/corrections.jsonl"
-    accepted = (one for one in reader.read(name, Correction) if one.verdict == "accepted")
-    keyed = ((f"{one.question_id}:{one.student}:{one.sample_index}:{one.attempt}", one) for one in accepted)
-    return choose_by_hash(keyed, count, EXAMPLE_SEED)

@@ -1,11 +1,13 @@
 """Write the report: one self-contained HTML page, one Markdown file, and the charts beside them.
 
-Model text is hostile: Jinja2 escapes everything, the page's content security policy allows no script and no
-network, control characters and those that turn text around are taken out.
+Model text is hostile: Jinja2 escapes everything, the page's content security policy allows our own script by its
+hash, no other and no network; control characters and those that turn text around are taken out.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import re
 from collections.abc import Mapping
@@ -18,9 +20,20 @@ from markupsafe import Markup
 from lema_local import __version__
 from lema_local.jsonl import told_disk_errors
 from lema_local.report import summary, words
-from lema_local.report.charts import VARIABLES, Chart, arm_style, draw_charts, group_shares, scores_chart_name
+from lema_local.report.charts import (
+    VARIABLES,
+    Chart,
+    arm_style,
+    draw_charts,
+    group_shares,
+    scores_chart_name,
+    wrong_chart_name,
+)
 from lema_local.report.data import ReportData
+from lema_local.report.mathml import render_math
+from lema_local.report.went_wrong import KIND_WORDS
 from lema_local.runs import write_text
+from lema_local.statistics import wilson_interval
 
 CHARTS_DIR = "charts"
 
@@ -69,6 +82,9 @@ def _environment() -> Environment:
         "md": escape_markdown,
         "fenced": fence,
         "code": code_span,
+        "math": show_math,
+        "kind": name_kind,
+        "preview": words.preview,
     }
     return environment
 
@@ -78,8 +94,22 @@ def _finalize(value: Any) -> Any:
     return words.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def show_math(text: str) -> Markup:
+    """Return a text of a model as HTML, cut to a bounded length: LaTeX as MathML, the rest escaped."""
+    return render_math(words.clean(words.clip(text)))
+
+
+def name_kind(kind: str) -> str:
+    """Return a kind of mistake in words."""
+    return KIND_WORDS.get(kind, kind.replace("_", " "))
+
+
 def _values(data: ReportData, charts: Mapping[str, Chart]) -> dict[str, Any]:
+    script = _read_template("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {
+        "script": Markup(script),  # noqa: S704 - a file of this package
+        "script_hash": Markup(f"sha256-{digest}"),  # noqa: S704 - base64
         "data": data,
         "charts": charts,
         "summary": summary,
@@ -89,14 +119,11 @@ def _values(data: ReportData, charts: Mapping[str, Chart]) -> dict[str, Any]:
         "inline_svg": {name: Markup(chart.inline_svg) for name, chart in charts.items()},  # noqa: S704 - by matplotlib
         "group_shares": group_shares,
         "scores_chart_name": scores_chart_name,
-        "arm_variable": _arm_variable,
+        "wrong_chart_name": wrong_chart_name,
+        "wilson": wilson_interval,
+        "arm_variable": lambda arm: VARIABLES[arm_style(arm, data.every_arm)[0]],
         "charts_dir": CHARTS_DIR,
     }
-
-
-def _arm_variable(arm: str) -> str:
-    """Return the CSS variable of an arm's colour."""
-    return VARIABLES[arm_style(arm, [arm])[0]]
 
 
 def _read_template(name: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,22 +126,39 @@ def merge_versions(lines: Sequence[StageLine]) -> dict[str, str]:
     for line in lines:
         for library, version in line.manifest.versions.items() if line.manifest else ():
             found.setdefault(library, {}).setdefault(version, []).append(line.name)
-    return {
-        library: next(iter(by_version))
-        if len(by_version) == 1
-        else "; ".join(f"{version} ({', '.join(stages)})" for version, stages in by_version.items())
-        for library, by_version in found.items()
-    }
+    return _merge(found)
+
+
+def find_prices(lines: Sequence[StageLine]) -> dict[str, str]:
+    """Return by teacher the dollars per million tokens that its calls were counted at, in words."""
+    found: dict[str, str] = {}
+    for line in lines:
+        prices = line.manifest.counts.get("prices") if line.manifest else None
+        for name, price in prices.items() if isinstance(prices, Mapping) else ():
+            if isinstance(price, Mapping) and {"prompt_usd", "completion_usd"} <= price.keys():
+                read, written = (1e6 * float(price[key]) for key in ("prompt_usd", "completion_usd"))
+                found[str(name)] = (
+                    f"${read:,.2f} for a million tokens read, ${written:,.2f} for a million written"
+                    if read or written
+                    else "nothing: it runs locally"
+                )
+    return found
 
 
 def find_machine(lines: Sequence[StageLine]) -> dict[str, str]:
-    """Return the machine that a stage wrote down, else the one that writes this report."""
+    """Return the machines that the stages ran on, as they wrote them down; empty where none did."""
+    found: dict[str, dict[str, list[str]]] = {}
     for line in lines:
-        for path, value in walk(line.manifest.chosen if line.manifest else {}):
-            if path and path[-1] == "machine" and isinstance(value, Mapping):
-                return {str(key): str(item) for key, item in value.items()}
+        for name, value in line.manifest.machine.items() if line.manifest else ():
+            found.setdefault(name, {}).setdefault(value, []).append(line.name)
+    return _merge(found)
+
+
+def _merge(found: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, str]:
+    """Return each name's value; where stages differ, each value with its stages."""
     return {
-        "the report was written on": platform.platform(),
-        "processor cores": str(os.cpu_count()),
-        "processor": platform.machine(),
+        name: next(iter(by_value))
+        if len(by_value) == 1
+        else "; ".join(f"{value} ({', '.join(stages)})" for value, stages in by_value.items())
+        for name, by_value in found.items()
     }

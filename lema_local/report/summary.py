@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lema_local.report.data import ReportData, StageLine, TrainedArm
+from lema_local.report.data import Change, ReportData, StageLine, TrainedArm, WrongAnswers
 from lema_local.report.stage_lines import walk
 from lema_local.report.words import duration, number
 from lema_local.steps import number_steps
@@ -58,33 +58,69 @@ def _describe_quantity(name: str, values: Mapping[str, int | None]) -> str | Non
     return f"Not the same: {name} ({listed}{more})."
 
 
-def describe_state(data: ReportData) -> str:
-    """Say in one sentence how far the run has come."""
-    stages = [line for line in data.stages if "/" not in line.name]
-    # A run without augmentation is whole.
-    missing = [line for line in stages if line.state != "finished" and line.name != "3_augment"]
-    unfinished_augment = any(
-        line.name == "3_augment" and line.state in ("unfinished", "damaged") for line in stages
-    )
-    if not missing and not unfinished_augment:
+def missing_stages(stages: Sequence[StageLine]) -> list[StageLine]:
+    """Return the stages that a whole run has and this one has not; a run without augmentation is whole."""
+    return [
+        line
+        for line in stages
+        if "/" not in line.name
+        and line.state != "finished"
+        and (line.name != "3_augment" or line.state in ("unfinished", "damaged"))
+    ]
+
+
+def describe_state(stages: Sequence[StageLine]) -> str:
+    """Say in one sentence how far a run has come."""
+    missing = missing_stages(stages)
+    if not missing:
         return "This run is finished."
     words = ", ".join(f"{line.name} ({line.state})" for line in missing)
-    return f"This run is not finished; the report shows what is there. Missing: {words or '3_augment (unfinished)'}."
+    return f"This run is not finished; the report shows what is there. Missing: {words}."
 
 
-def total_seconds(data: ReportData) -> float:
+def total_seconds(stages: Sequence[StageLine]) -> float:
     """Return the work time of all stages; a finished stage's own line holds that of its parts (arms) already."""
-    whole = {line.name for line in data.stages if line.manifest and line.state == "finished"}
+    whole = {line.name for line in stages if line.manifest and line.state == "finished"}
     return sum(
         line.manifest.seconds
-        for line in data.stages
+        for line in stages
         if line.manifest and line.name.rpartition("/")[0] not in whole
     )
 
 
-def total_cost_usd(data: ReportData) -> float:
-    """Return the dollars that this run paid."""
-    return sum(line.manifest.cost_usd for line in data.stages if line.manifest)
+def total_cost_usd(stages: Sequence[StageLine]) -> float:
+    """Return the dollars that a run paid."""
+    return sum(line.manifest.cost_usd for line in stages if line.manifest)
+
+
+def describe_change(one: Change) -> str:
+    """Say how many mistakes an arm mended and how many it made anew."""
+    where = f"{one.questions:,} questions of {one.dataset}"
+    return (
+        f"Of {where}, {one.arm} answers {one.mended:,} rightly that {one.base} got wrong, and gets {one.new:,} wrong"
+        f" that {one.base} had right."
+    )
+
+
+def describe_classified(wrong: WrongAnswers) -> str:
+    """Say what the kinds of mistakes rest on, and how far they reach."""
+    chosen = (
+        f"All {wrong.questions:,} questions that somebody answered wrongly were read."
+        if wrong.classified == wrong.questions
+        else f"{wrong.classified:,} of the {wrong.questions:,} questions that somebody answered wrongly were read,"
+        " chosen by chance."
+    )
+    without = wrong.classified - wrong.with_rationale
+    told = (
+        f" {without:,} of them have no gold rationale or no number for an answer: there only false arithmetic is told."
+        if without
+        else ""
+    )
+    return (
+        f"{chosen}{told} The first wrong step and its kind are found by a program that holds the answer's arithmetic"
+        " against the gold rationale; it misreads some, so take them as a guide. What was mended and what is new is"
+        " exact."
+    )
 
 
 def describe_tokens(data: ReportData, line: StageLine) -> str:

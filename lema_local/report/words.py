@@ -82,3 +82,9 @@ def clean(text: str) -> str:
 def clip(text: str, length: int = 6000) -> str:
     """Return a text of bounded length, saying how much was left out."""
     return text if len(text) <= length else f"{text[:length]}\n[... {len(text) - length:,} more characters]"
+
+
+def preview(text: str, length: int = 110) -> str:
+    """Return the beginning of a text as one short line."""
+    line = " ".join(text[: 4 * length].split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"

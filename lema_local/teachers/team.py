@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from lema_local.teachers import open_desk, open_teacher
 from lema_local.teachers.base import Teacher
 from lema_local.teachers.desk import TeacherDesk
 from lema_local.teachers.journal import Journal
+from lema_local.teachers.prices import Price
 from lema_local.teachers.scheduler import DeskCount, DeskSettings
 from lema_local.teachers.settings import TeacherSettings
 
@@ -83,6 +84,13 @@ class Team:
         """The teachers' names."""
         names = " + ".join(member.teacher.name for member in self.members)
         return f"{names}, then {self.fallback.teacher.name}" if self.fallback else names
+
+    @property
+    def prices(self) -> dict[str, dict[str, float]]:
+        """Dollars per token by teacher, of those that have a price that is known."""
+        every = [*self.members, *([self.fallback] if self.fallback else [])]
+        found = {one.teacher.name: getattr(one.teacher, "price", None) for one in every}
+        return {name: asdict(price) for name, price in found.items() if isinstance(price, Price)}
 
     @contextmanager
     def desk(self, member: Member) -> Iterator[TeacherDesk]:

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ import pytest
 from fake_run import ARMS, HOSTILE, FakeRun
 
 from lema_local.errors import InputError, LemaError
+from lema_local.grades import GRADES_FILE, GradeBook
 from lema_local.jsonl import read_records
 from lema_local.records import Correction, Prediction, Question
 from lema_local.report.charts import arm_style, draw_charts, slug
@@ -21,7 +24,7 @@ from lema_local.report.rendering import code_span, escape_markdown, fence
 from lema_local.report.summary import describe_matching, describe_state, total_seconds
 from lema_local.report.words import clean, difference, dollars, duration, number, p_value, percent
 from lema_local.runs import RunFolder
-from lema_local.stages.report import read_run, write_report
+from lema_local.stages.report import read_run, read_two_runs, write_report
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 STAGES = ["0_questions", "1_sample", "2_correct", "4_filter", "5_build", "6_train", "7_export", "8_evaluate"]
@@ -54,7 +57,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.texts.append(data)
         if self.open[-1:] == ["h2"]:
             self.headings.append(data)
@@ -105,7 +108,9 @@ def append(path: Path, text: str) -> None:
 def test_a_finished_run_gives_one_page_that_needs_nothing_else(reported):
     out_dir, data, page, _ = reported
     assert not page.open
-    assert not {"script", "link", "img", "iframe", "object", "form"} & set(page.tags)
+    assert not {"link", "img", "iframe", "object"} & set(page.tags)
+    assert page.tags["script"] == 1
+    assert page.values("action") == []
     assert all(value.startswith("#") for name in ("href", "xlink:href", "src") for value in page.values(name))
     style = (out_dir / "report.html").read_text(encoding="utf-8").split("</style>")[0]
     assert "@import" not in style
@@ -127,7 +132,8 @@ def test_the_sentences_of_the_comparisons_come_first_and_word_for_word(reported)
 def test_page_and_text_hold_the_parts_in_their_order(reported):
     _, _, page, markdown = reported
     titles = [
-        "What may be concluded", "Scores", "Paired comparisons", "From questions to training examples", "Training",
+        "What may be concluded", "Scores", "Paired comparisons", "Where the students go wrong",
+        "From questions to training examples", "Training",
         "Mistakes and their corrections", "What the base got wrong, and what the arms answer now",
         "Is the exported student the trained one?", "Costs, tokens and times", "Run card",
     ]  # fmt: skip
@@ -178,7 +184,7 @@ def test_ids_are_unique_and_links_within_the_page_lead_somewhere(reported):
 def test_charts_have_words_and_tables_have_headers(reported):
     _, _, page, _ = reported
     images = [value for tag, name, value in page.attributes if (name, value) == ("role", "img")]
-    assert len(images) == page.tags["figure"] == 6
+    assert len(images) == page.tags["figure"] == 8
     labels = " ".join(page.values("aria-label"))
     assert "all questions, lema: " in labels
     assert "lema from " in labels
@@ -305,12 +311,12 @@ def test_a_training_that_was_resumed_tells_each_step_once(run):
 
 
 def test_the_time_of_arms_is_counted_once(run):
-    before = total_seconds(read_run(run))
+    before = total_seconds(read_run(run).stages)
     part = run.stage("6_train/cot").manifest()
     run.stage("6_train").save_manifest(
         part.model_copy(update={"stage": "6_train", "seconds": 88.0 + 97.5 + 0.5, "counts": {}})
     )
-    assert total_seconds(read_run(run)) == pytest.approx(before + 0.5)
+    assert total_seconds(read_run(run).stages) == pytest.approx(before + 0.5)
 
 
 def test_seconds_and_dollars_of_all_stages_and_arms_are_summed(reported):
@@ -352,7 +358,9 @@ def test_numbers_and_texts_read_plainly(said, expected):
 def test_ten_corrections_show_the_named_step_and_ten_questions_all_arms(reported):
     _, data, page, markdown = reported
     assert len(data.corrections) == len(data.new_answers) == 10
-    assert page.text.count("← named as the incorrect step") == 10
+    shown = page.tags["article"]
+    assert shown == 20
+    assert page.text.count("← named as the incorrect step") >= 10
     for example in data.new_answers:
         assert [answer.arm for answer in example.answers] == list(ARMS)
         assert example.answers[0].is_correct is False
@@ -389,6 +397,214 @@ def test_a_step_that_does_not_exist_is_named_and_a_missing_question_told(run):
     assert "The question is not in this run's files." in page.text
 
 
+# --- where students go wrong --------------------------------------------------------------------------------
+
+
+def test_mended_and_new_mistakes_add_up_to_the_scores(reported):
+    _, data, page, _ = reported
+    scores = {score.arm: score.share.correct for score in data.scores.arms}
+    assert [one.arm for one in data.changes] == ["cot", "lema"]
+    for one in data.changes:
+        assert one.both_right + one.mended + one.new + one.both_wrong == one.questions == 60
+        assert one.both_right + one.mended == scores[one.arm]
+        assert one.both_right + one.new == scores["base"]
+        assert f"{one.arm} answers {one.mended} rightly that base got wrong" in page.text
+
+
+def test_kinds_of_mistakes_before_and_after_add_up(reported):
+    _, data, _, _ = reported
+    (wrong,) = data.wrong
+    assert wrong.classified == wrong.questions == wrong.with_rationale
+    for arm, changes in wrong.changes.items():
+        for one in changes:
+            assert one.before - one.away + one.new + one.turned == one.after
+        assert sum(one.after for one in changes) == sum(wrong.kinds[arm].values())
+        assert sum(one.turned for one in changes) == 0
+        (change,) = (one for one in data.changes if one.arm == arm)
+        assert sum(one.away for one in changes) == change.mended
+        assert sum(one.new for one in changes) == change.new
+
+
+def test_the_first_wrong_step_is_the_one_with_the_false_arithmetic(reported):
+    _, data, page, markdown = reported
+    (wrong,) = data.wrong
+    # Every wrong answer of the fake run says 4*3=13 in its first step.
+    assert set(wrong.kinds["base"]) == {"arithmetic"}
+    assert wrong.positions["base"]["1"] == sum(wrong.positions["base"].values())
+    for example in data.new_answers:
+        assert example.incorrect_step == 1
+        assert example.explanation == "4*3 is 12, not 13."
+    for text in (page.text, markdown):
+        assert "false arithmetic" in text
+
+
+def test_without_gold_rationales_only_false_arithmetic_is_told(run):
+    path = run.path / "0_questions/test.jsonl"
+    questions = [one.model_copy(update={"gold_rationale": None}) for one in read_records(path, Question)]
+    path.write_text("".join(one.model_dump_json() + "\n" for one in questions))
+    data, page, _ = report(run)
+    assert data.wrong[0].with_rationale == 0
+    assert "have no gold rationale or no number for an answer" in page.text
+
+
+def test_many_wrong_answers_are_read_in_part_and_the_page_says_so(run, monkeypatch):
+    monkeypatch.setattr("lema_local.report.went_wrong.MOST_CLASSIFIED", 20)
+    data, page, _ = report(run)
+    (wrong,) = data.wrong
+    assert 0 < wrong.classified < wrong.questions
+    assert 20 <= sum(map(sum, (counts.values() for counts in wrong.kinds.values()))) < 20 + len(ARMS)
+    assert (
+        f"{wrong.classified} of the {wrong.questions} questions that somebody answered wrongly" in page.text
+    )
+    assert sum(one.mended for one in data.changes) > 0  # these counts are of all questions
+
+
+def test_steps_that_the_teachers_named_are_counted(reported):
+    _, data, page, _ = reported
+    assert set(data.named_steps) == {"reference"}
+    assert data.named_steps["reference"]["1"] == data.teachers[0].accepted
+    assert "As the teachers named it" in page.text
+
+
+def test_corrections_show_what_the_arms_answer_to_their_questions(run):
+    chosen = {one.correction.question_id for one in read_run(run).corrections}
+    made = [
+        Prediction(
+            question_id=key, arm="lema", sample_index=0, text="Step 1: It is $\\frac{1}{2}$.", final_answer="1/2",
+            gold_answer="12", is_correct=False, verdict="wrong", rule="last_statement",
+        )
+        for key in sorted(chosen)
+    ]  # fmt: skip
+    path = run.path / "8_evaluate/lema/examples/abc/quickstart.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(one.model_dump_json() + "\n" for one in made))
+    data, page, markdown = report(run)
+    assert all([one.arm for one in example.answers] == ["lema"] for example in data.corrections)
+    assert page.values("data-state").count("wrong") >= 10
+    assert page.tags["mfrac"] == 10
+    assert markdown.count("**lema** now (wrong):") == 10
+    assert data.scores == read_run(run).scores  # no score counts them
+
+
+def test_arms_of_any_name_are_reported(run):
+    for root in ("5_build", "6_train", "8_evaluate"):
+        for path in sorted((run.path / root).glob("lema*")):
+            path.rename(path.with_name(path.name.replace("lema", "critique")))
+    for name in ("8_evaluate/scores.json", "8_evaluate/critique/quickstart.jsonl"):
+        path = run.path / name
+        path.write_text(path.read_text().replace('"lema"', '"critique"'))
+    data, page, _ = report(run)
+    assert data.comparisons[0].second == "critique"
+    assert data.comparisons[0].first == "cot"
+    assert [one.arm for one in data.changes] == ["cot", "critique"]
+    assert data.funnel[-1].name == "correction examples"
+    assert data.funnel[-1].count > 0
+    assert "critique" in page.text
+
+
+# --- grades, rounds, two runs -------------------------------------------------------------------------------
+
+
+def test_grades_stand_in_the_report_with_intervals(run):
+    accepted = read_records(run.path / "4_filter/accepted.jsonl", Correction)
+    book = GradeBook(run.path / GRADES_FILE)
+    for at, one in enumerate(accepted[:12]):
+        book.mark("ada", one, "excellent" if at < 9 else "poor")
+        book.mark("bob", one, "excellent" if at < 10 else "skip")
+    book.mark("ada", accepted[0].model_copy(update={"explanation": "of before"}), "poor")
+    data, page, markdown = report(run)
+    assert [(one.name, one.corrections) for one in data.review.by_reviewer] == [("ada", 12), ("bob", 10)]
+    excellent = data.review.by_reviewer[0].lines[0]
+    assert (excellent.grade, excellent.count, excellent.share) == ("excellent", 9, 0.75)
+    assert 0.45 < excellent.low < 0.5 < 0.9 < excellent.high < 0.92
+    for text in (page.text, markdown):
+        assert "ada and bob: 10 in common" in text
+        assert "1 grades are of corrections that this run no longer holds" in text
+
+
+def test_damaged_grades_are_told(run):
+    (run.path / GRADES_FILE).write_text("no database, but long enough to be looked at" * 100)
+    data, page, _ = report(run)
+    assert data.review is None
+    assert "grades.sqlite" in page.text
+
+
+def test_rounds_stand_side_by_side(run):
+    assert read_run(run).rounds == []
+    FakeRun(seed=8).write(run.path / "round_2")
+    shutil.rmtree(FakeRun(seed=9).write(run.path / "round_3").path / "8_evaluate")
+    (run.path / "round_2_old").mkdir()
+    data, page, markdown = report(run)
+    assert [(one.number, one.state) for one in data.rounds] == [
+        (1, "finished"), (2, "finished"), (3, "unfinished"),
+    ]  # fmt: skip
+    assert data.rounds[0].shares["lema", "quickstart"] == data.arm_scores("quickstart")[3].share
+    assert data.rounds[2].shares == {}
+    second = {step.name: step.count for step in read_run(RunFolder(run.path / "round_2")).funnel}
+    assert (data.rounds[1].mistakes, data.rounds[1].accepted) == (
+        second["mistakes"], second["corrections accepted"],
+    )  # fmt: skip
+    assert "Rounds side by side" in page.text
+    assert "## Rounds" in markdown
+    assert (run.path / "9_report/charts/rounds_quickstart.png").is_file()
+
+
+def compared(first: RunFolder, second: RunFolder) -> tuple[ReportData, Page, str]:
+    data = read_two_runs(first, second)
+    write_report(data, first.stage("9_report").path)
+    html = first.stage("9_report").path / "report.html"
+    return data, Page(html.read_text(encoding="utf-8")), html.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_two_runs_are_paired_on_the_questions_that_are_the_same(run, tmp_path):
+    other = FakeRun(seed=11).write(tmp_path / "other")
+    other.recipe_path.write_text(
+        other.recipe_path.read_text().replace("temperature: 0.7", "temperature: 0.9")
+    )
+    data, page, markdown = compared(run, other)
+    two = data.compared
+    assert two.names == ("fake", "other")  # of the folders: the recipes are called alike
+    assert two.settings == [("sample.temperature", "0.7", "0.9")]
+    assert [one.arm for one in two.pairs] == list(ARMS)
+    shares = {(dataset, arm): pair for dataset, arm, *pair in two.shares}
+    for one in two.pairs:
+        first, second = shares["quickstart", one.arm]
+        assert (one.first, one.second) == (first, second)
+        assert one.difference == pytest.approx(second.pass_at_1 - first.pass_at_1)
+        assert one.low <= one.difference <= one.high
+        assert one.tests == 4
+        assert one.p_holm >= one.p_value
+    for text in (page.text, markdown):
+        assert two.pairs[0].sentence in text.replace("\\", "")
+        assert "0.9" in text
+    assert (run.path / "9_report/charts/runs.svg").is_file()
+
+
+def test_questions_that_differ_are_not_paired_and_the_page_says_why(run, tmp_path):
+    other = FakeRun(seed=11).write(tmp_path / "other")
+    path = other.path / "0_questions/test.jsonl"
+    questions = read_records(path, Question)
+    changed = [one.model_copy(update={"question": "Another one."}) for one in questions[:50]]
+    path.write_text("".join(one.model_dump_json() + "\n" for one in [*changed, *questions[50:]]))
+    data, page, _ = compared(run, other)
+    assert {one.first.n for one in data.compared.pairs} == {10}
+    assert "only the 10 that are the same in both are paired" in page.text
+    path.write_text(
+        "".join(one.model_copy(update={"gold_answer": "7"}).model_dump_json() + "\n" for one in questions)
+    )
+    data, page, _ = compared(run, other)
+    assert data.compared.pairs == []
+    assert "nothing can be paired" in page.text
+
+
+def test_an_unfinished_run_beside_another_is_said(run, tmp_path):
+    other = FakeRun().write(tmp_path / "other")
+    shutil.rmtree(other.path / "8_evaluate")
+    data, page, _ = compared(run, other)
+    assert any("not finished" in note for note in data.compared.notes)
+    assert "not in this run" in page.text
+
+
 # --- unfinished and damaged runs ----------------------------------------------------------------------------
 
 
@@ -418,7 +634,7 @@ def test_a_stage_at_work_is_read_from_its_unfinished_file(run):
     assert data.samples.distinct == 20
     assert data.problems == []
     assert partial.read_bytes() == before
-    assert "1_sample (unfinished)" in describe_state(data)
+    assert "1_sample (unfinished)" in describe_state(data.stages)
 
 
 def test_answers_so_far_are_counted_while_the_evaluation_is_at_work(run):
@@ -497,16 +713,17 @@ def test_hostile_text_stays_text_in_the_page(hostile):
     _, page, _ = report(hostile)
     html = (hostile.path / "9_report/report.html").read_text(encoding="utf-8")
     assert not page.open
-    assert not {"script", "img", "a:javascript"} & set(page.tags)
+    assert not {"img", "a:javascript"} & set(page.tags)
+    assert page.tags["script"] == 1  # our own, by its hash
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert not [value for value in page.values("href") if not value.startswith("#")]
     assert "{{ 7*7 }}" in page.text  # not rendered a second time
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", html)
-    assert (
-        "meta",
-        "content",
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
-    ) in page.attributes
+    script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'"
+    assert ("meta", "content", policy) in page.attributes
 
 
 def test_hostile_text_stays_text_in_markdown(hostile):
@@ -618,7 +835,7 @@ MEASURE = """
 import resource, sys, time
 from pathlib import Path
 from lema_local.runs import RunFolder
-from lema_local.stages.report import read_run, write_report
+from lema_local.stages.report import read_run, read_two_runs, write_report
 write_report(read_run(RunFolder(Path(sys.argv[1]))), Path(sys.argv[1]) / "9_report")
 print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
