@@ -77,7 +77,7 @@ def _draw(axes: Any, points: Sequence[CurvePoint], arms: Sequence[str], base: Sh
     axes.set_xlabel("accepted corrections (scale of doublings)")
     axes.set_ylabel("pass@1, %")
     axes.grid(axis="y")
-    _legend(axes, arms)
+    _legend(axes, arms, arms)
 
 
 def _mean(values: Sequence[float]) -> float | None:
