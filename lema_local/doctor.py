@@ -200,8 +200,9 @@ def _check_torch() -> Check:
         told = f"{text}; there is an NVIDIA card that this torch cannot use"
         return Check("torch", "warning", told, _pip("--force-reinstall", "torch"), found)
     if found["card"] is None:
-        told = f"{text}: enough for the quickstart, not for 7B (corrections need no card)"
-        return Check("torch", "warning", told, "lema train FILE --base GGUF --out DIR --dry-run", found)
+        told = f"{text}: enough for the quickstart and for corrections; training 7B needs a CUDA card"
+        mend = "lema run RECIPE --until build   (then go on where a card is)"
+        return Check("torch", "warning", told, mend, found)
     return Check("torch", "ok", text, facts=found)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 WHERE = {
     "bash": "echo 'eval \"$(lema completion bash)\"' >> ~/.bashrc",
@@ -37,3 +41,23 @@ def completion(shell: str | None) -> None:
     made = kind(lema, {}, "lema", "_LEMA_COMPLETE")
     click.echo(made.source_template % made.source_vars())
     notice(f"# from now on: {WHERE[name]}")
+
+
+def complete_recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the shipped recipes that begin so, and let the shell add files."""
+    from click.shell_completion import CompletionItem
+
+    from lema_local.shipped import shipped_folder
+
+    names = sorted(path.stem for path in shipped_folder("recipes").glob("*.yaml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
+def complete_stages(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the stages that begin so."""
+    from click.shell_completion import CompletionItem
+
+    from lema_local.stage_runner import STAGES
+
+    return [CompletionItem(name) for name in STAGES if name.startswith(incomplete)]

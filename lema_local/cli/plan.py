@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lema_local.cli.completion import complete_recipes
 from lema_local.cli.run import flag_overrides, teacher_options
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=complete_recipes)
 @click.option("--run", "run_dir", type=click.Path(path_type=Path), help="The run's folder [runs/NAME].")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe's setting.")
 @click.option("--student", metavar="GGUF", help="The student's GGUF file.")

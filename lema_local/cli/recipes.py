@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from lema_local.cli.completion import complete_recipes
+
 
 @click.group()
 def recipes() -> None:
@@ -34,7 +36,7 @@ def list_recipes() -> None:
 
 
 @recipes.command()
-@click.argument("name", type=click.Path(path_type=Path))
+@click.argument("name", type=click.Path(path_type=Path), shell_complete=complete_recipes)
 @click.option("--resolved", is_flag=True, help="With every default written out.")
 def show(name: Path, resolved: bool) -> None:
     """Print a recipe.
@@ -73,7 +75,7 @@ def check(files: tuple[Path, ...]) -> None:
 
 
 @recipes.command()
-@click.argument("name", type=click.Path(path_type=Path))
+@click.argument("name", type=click.Path(path_type=Path), shell_complete=complete_recipes)
 @click.argument("target", type=click.Path(path_type=Path), required=False)
 def copy(name: Path, target: Path | None) -> None:
     """Copy a shipped recipe to TARGET [NAME.yaml] to change it there.

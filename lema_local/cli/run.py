@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lema_local.cli.completion import complete_recipes, complete_stages
+
 if TYPE_CHECKING:
     from lema_local.pipeline import Pipeline
     from lema_local.recipe import Recipe
@@ -54,7 +56,9 @@ def run_options(command: Any) -> Any:
             default=None,
             help="Also the best checkpoint on the test questions, labelled as such.",
         ),
-        click.option("--until", metavar="STAGE", help="Stop after this stage."),
+        click.option(
+            "--until", metavar="STAGE", shell_complete=complete_stages, help="Stop after this stage."
+        ),
         click.option(
             "--reuse", type=click.Path(path_type=Path), help="Take over what fits from another run."
         ),
@@ -71,7 +75,7 @@ def run_options(command: Any) -> Any:
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=complete_recipes)
 @run_options
 @click.option("--student", metavar="GGUF", help="The student's GGUF file.")
 @click.option("--student-url", metavar="URL", help="An OpenAI-compatible endpoint that serves the student.")

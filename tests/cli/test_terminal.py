@@ -237,10 +237,12 @@ def complete(words: str, home: Path) -> list[str]:
     return [line.partition(",")[2] for line in done.stdout.splitlines()]
 
 
-def test_commands_and_options_are_completed(tmp_path: Path) -> None:
+def test_commands_options_stages_and_recipes_are_completed(tmp_path: Path) -> None:
     assert complete("lema st", tmp_path) == ["status", "students"]
     assert complete("lema status --w", tmp_path) == ["--watch"]
     assert complete("lema recipes c", tmp_path) == ["check", "copy"]
+    assert complete("lema run quickstart --until e", tmp_path) == ["export", "evaluate"]
+    assert complete("lema run qu", tmp_path) == ["quickstart", "qu"]  # and the shell's own files
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
