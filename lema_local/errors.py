@@ -50,6 +50,10 @@ class BackendUnavailable(BackendError):
     exit_code = 2
 
 
+class NoRoom(BackendError):
+    """This machine has too little memory for it."""
+
+
 class BackendTransient(BackendError):
     """A time-out, a rate limit, a 5xx: safe to try again."""
 

@@ -352,5 +352,6 @@ class Trainer(Protocol):
 
         Raises:
             InputError: If there is no prompt.
+            NoRoom: If the unquantized model fits into no memory of this machine.
             BackendError: If a model or the adapter does not load.
         """

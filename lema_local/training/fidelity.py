@@ -20,7 +20,16 @@ from lema_local.training.base import AnswerGreedily, Divergence, Exported, Fidel
 from lema_local.training.bases import Base
 from lema_local.training.divergence import DivergenceMeter
 from lema_local.training.libraries import quiet_libraries
-from lema_local.training.models import Compute, choose_compute, load_adapter, load_nf4, load_plain
+from lema_local.training.models import (
+    Compute,
+    borrowed_memory,
+    choose_compute,
+    choose_place,
+    free_memory,
+    load_adapter,
+    load_in_float32,
+    load_nf4,
+)
 from lema_local.training.tokens import Encoder
 
 NEAR_TIE_LOGITS = 0.1
@@ -159,23 +168,23 @@ def _compute_in_torch(
 ) -> _InTorch:
     """Return the unquantized model's answers, how far the exported ones are from it, and for QLoRA the NF4 model."""
     stop_ids = base.facts.stop_ids
-    plain = Compute(choose_compute().device, "float32")
-    if settings.method == "full":
-        model = load_plain(adapter_dir, plain).eval()
-    else:
-        model = load_adapter(load_plain(base.folder, plain), adapter_dir)
+    folder = adapter_dir if settings.method == "full" else base.folder
+    model = load_in_float32(folder, choose_place(folder, free_memory())).eval()
+    if settings.method != "full":
+        model = load_adapter(model, adapter_dir)
     answers = answer_greedily(model, encoder, prompts, stop_ids, max_tokens)
     divergence, without = (_measure_divergence(model, answers, one) for one in exported)
     if settings.method != "qlora":
         return _InTorch(answers, None, None, divergence, without)
     compared = _first_positions(answers, KL_POSITIONS)
-    expected = [position_logits(model, answer) for answer in compared]
+    expected = [position_logits(model, answer).cpu() for answer in compared]
     del model
-    nf4 = load_adapter(load_nf4(base.folder, plain), adapter_dir)
+    with borrowed_memory():
+        nf4 = load_adapter(load_nf4(base.folder, Compute(choose_compute().device, "float32")), adapter_dir)
     nf4_answers = answer_greedily(nf4, encoder, prompts, stop_ids, max_tokens)
     meter = DivergenceMeter(NEAR_TIE_LOGITS)
     for answer, logits in zip(compared, expected, strict=True):
-        meter.add(logits, position_logits(nf4, answer))
+        meter.add(logits, position_logits(nf4, answer).cpu())
     equal = sum(ours.ids == theirs.ids for ours, theirs in zip(answers, nf4_answers, strict=True))
     return _InTorch(answers, equal, meter.result().mean_kl, divergence, without)
 

@@ -37,7 +37,13 @@ from lema_local.training.gguf_files import UNQUANTIZED, read_gguf_facts
 from lema_local.training.layout import LaidOut, find_budget, lay_out
 from lema_local.training.libraries import require_training_libraries
 from lema_local.training.merge import merge_adapter
-from lema_local.training.models import Compute, check_quantization, choose_compute, memory_bytes
+from lema_local.training.models import (
+    Compute,
+    borrowed_memory,
+    check_quantization,
+    choose_compute,
+    memory_bytes,
+)
 from lema_local.training.parity import check_same_tokens
 from lema_local.training.processes import this_process
 from lema_local.training.qlora import CHECKPOINTS, Job, fit, wait_for_everyone
@@ -90,6 +96,7 @@ class LocalTrainer:
             check_matches_gguf(opened.facts, read_gguf_facts(self._base_gguf))
         return opened
 
+    @borrowed_memory()
     def train(
         self,
         examples: Sequence[TrainingExample],
@@ -214,6 +221,7 @@ class LocalTrainer:
         write = export_whole_model if is_whole_model(adapter_dir) else merge_adapter
         return write(adapter_dir, self._gguf(), out_path)
 
+    @borrowed_memory()
     def check_fidelity(
         self,
         adapter_dir: Path,

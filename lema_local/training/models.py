@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema_local.errors import BackendError, BackendUnavailable
+from lema_local.errors import BackendError, BackendUnavailable, NoRoom
 from lema_local.training.base import TrainSettings
+
+WORKING_BYTES = 2**30
+"""Beside a model's weights when it answers: activations, KV, logits, a matrix turned into float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,29 @@ def memory_bytes(compute: Compute) -> tuple[int, int]:
     return int(memory.total), int(memory.available)
 
 
+@contextmanager
+def borrowed_memory() -> Iterator[None]:
+    """Begin and end with nothing on the card that nobody uses any more; within, the peak is measured anew.
+
+    Trainers and models refer to themselves in circles, and torch keeps what is freed: without this the second arm's
+    training, and llama.cpp after it, would find the card full.
+    """
+    _release_memory()
+    try:
+        yield
+    finally:
+        _release_memory()
+
+
+def _release_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def load_for_training(
     folder: Path, settings: TrainSettings, compute: Compute, *, is_sharded: bool = False
 ) -> Any:
@@ -96,6 +125,76 @@ def read_dtype(folder: Path) -> Any:
 def load_plain(folder: Path, compute: Compute) -> Any:
     """Return the unquantized model in the dtype of `compute`."""
     return _load(folder, compute)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model is held that computes in float32."""
+
+    compute: Compute
+    """The device, and the dtype that the weights are kept in."""
+    bytes: int
+    """That this takes."""
+
+
+def choose_place(folder: Path, free: Mapping[str, int]) -> Place:
+    """Return where the model in a folder is to compute in float32.
+
+    Args:
+        folder: With the weights.
+        free: Bytes by device, the one to be preferred first; on each, float32 weights come before their own 16 bits.
+
+    Raises:
+        NoRoom: If it fits nowhere, however it is kept.
+    """
+    own = read_dtype(folder)
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    places = [
+        Place(Compute(device, name), weights * size // own.itemsize + WORKING_BYTES)
+        for device in free
+        for name, size in (("float32", 4), (str(own).removeprefix("torch."), own.itemsize))
+    ]
+    for place in places:
+        if place.bytes <= free[place.compute.device]:
+            return place
+    raise NoRoom(
+        f"to run the model in {folder} in torch, {places[-1].bytes / 2**30:.1f} GiB of memory are needed, and there"
+        f" are {max(free.values()) / 2**30:.1f} GiB"
+    )
+
+
+def free_memory() -> dict[str, int]:
+    """Return the bytes that are free on the card, where there is one, and in the computer."""
+    devices = dict.fromkeys((choose_compute().device, "cpu"))
+    return {device: memory_bytes(Compute(device, "float32"))[1] for device in devices}
+
+
+def load_in_float32(folder: Path, place: Place) -> Any:
+    """Return the unquantized model, computing in float32; weights kept in 16 bits are turned module by module."""
+    model = _load(folder, place.compute)
+    if place.compute.dtype != "float32":
+        for module in model.modules():
+            if any(weight.dtype.itemsize < 4 for weight in module.parameters(recurse=False)):
+                _compute_in_float32(module)
+    return model
+
+
+def _compute_in_float32(module: Any) -> None:
+    """Let a module have float32 weights while it is called, and its own before and after: nothing is rounded."""
+    kept: list[Any] = []
+
+    def widen(_: Any, __: Any) -> None:
+        for weight in module.parameters(recurse=False):
+            kept.append(weight.data)
+            weight.data = weight.data.float()
+
+    def restore(_: Any, __: Any, ___: Any) -> None:
+        for weight, data in zip(module.parameters(recurse=False), kept, strict=True):
+            weight.data = data
+        kept.clear()
+
+    module.register_forward_pre_hook(widen)
+    module.register_forward_hook(restore)
 
 
 def load_nf4(folder: Path, compute: Compute, *, is_sharded: bool = False) -> Any:

@@ -252,6 +252,22 @@ def test_result_counts_everything_and_says_what_made_it(pair: Pair, tmp_path: Pa
     assert "left out as too long" in "\n".join(describe_training(result))
 
 
+def test_what_one_arm_s_training_took_is_given_back_before_the_next(pair: Pair, tmp_path: Path) -> None:
+    """Trainers refer to themselves in circles: on a card the second arm would find no room."""
+    import gc
+
+    from transformers import PreTrainedModel
+
+    gc.collect()
+    before = sum(issubclass(type(one), PreTrainedModel) for one in gc.get_objects())
+    gc.disable()
+    try:
+        _train(pair.folder, tmp_path, SHORT)
+        assert sum(issubclass(type(one), PreTrainedModel) for one in gc.get_objects()) == before
+    finally:
+        gc.enable()
+
+
 HELD_OUT = [
     example.model_copy(
         update={"id": f"held-{example.id}", "completion": example.completion.replace("add", "sum")}

@@ -243,7 +243,7 @@ def test_export_needs_memory_for_one_tensor_and_disk_for_the_files() -> None:
     assert export.file == 4 * 159_907_840
     assert export.merge_memory < 3 * GIB
     assert 3.5 * GIB < export.merged_files["q4_k_m"] < 4.2 * GIB  # published: 4.08 GB
-    assert export.check_memory > 25 * GIB
+    assert 13 * GIB < export.check_memory < 15 * GIB
 
 
 def test_layout_of_a_cpu_is_small_and_padded() -> None:

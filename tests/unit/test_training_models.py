@@ -9,9 +9,19 @@ from typing import Any
 import pytest
 from tiny_hf import make_adapter, write_pair
 
-from lema_local.errors import BackendError, BackendUnavailable
+from lema_local.errors import BackendError, BackendUnavailable, NoRoom
 from lema_local.training.libraries import quiet_libraries
-from lema_local.training.models import Compute, check_quantization, load_adapter, load_nf4, load_plain
+from lema_local.training.models import (
+    WORKING_BYTES,
+    Compute,
+    Place,
+    check_quantization,
+    choose_place,
+    load_adapter,
+    load_in_float32,
+    load_nf4,
+    load_plain,
+)
 
 CPU = Compute("cpu", "float32")
 
@@ -89,3 +99,44 @@ def test_bitsandbytes_without_support_for_the_card_is_told() -> None:
         check_quantization(Compute("cuda:0", "bfloat16"))
     assert "pip install --upgrade bitsandbytes" in (caught.value.hint or "")
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("card", "computer", "place"),
+    [
+        (4.1, 9, ("cuda:0", "float32")),
+        (2.1, 9, ("cuda:0", "float16")),
+        (1.9, 4.1, ("cpu", "float32")),
+        (1.9, 2.1, ("cpu", "float16")),
+    ],
+)
+def test_trained_student_is_run_where_there_is_room(
+    folder: Path, card: float, computer: float, place: tuple[str, str]
+) -> None:
+    parameters = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 2
+    free = {
+        device: int(share * parameters) + WORKING_BYTES
+        for device, share in (("cuda:0", card), ("cpu", computer))
+    }
+    assert choose_place(folder, free).compute == Compute(*place)
+
+
+def test_without_room_anywhere_it_is_told_what_it_takes(folder: Path) -> None:
+    with pytest.raises(NoRoom, match=r"1\.0 GiB of memory are needed, and there are 0\.5 GiB"):
+        choose_place(folder, {"cuda:0": 2**28, "cpu": 2**29})
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_weights_kept_in_16_bits_compute_as_those_in_32(tmp_path: Path, family: Any) -> None:
+    import torch
+
+    folder = write_pair(tmp_path, family).folder
+    adapter = make_adapter(folder, tmp_path / "adapter", r=4)
+    narrow = load_in_float32(folder, Place(Compute("cpu", "float16"), 0))
+    kept = {name: weight.clone() for name, weight in narrow.state_dict().items()}
+    assert torch.equal(_logits(narrow), _logits(load_plain(folder, CPU)))
+    assert all(torch.equal(weight, kept[name]) for name, weight in narrow.state_dict().items())
+    assert {weight.dtype for weight in narrow.parameters()} == {torch.float16}
+    with_adapter = _logits(load_adapter(narrow, adapter))
+    assert torch.equal(with_adapter, _logits(load_adapter(load_plain(folder, CPU), adapter)))
+    assert with_adapter.dtype == torch.float32
