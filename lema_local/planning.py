@@ -349,6 +349,8 @@ def _plan_teachers(
             _plan_augmenting(recipe, settings, member, settings.weight / share, train, journal)
             for settings, member in writers
         ]
+        if writers and block.fallback is not None and block.fallback.model != "reference":
+            plans.append(_plan_augmenting(recipe, block.fallback, opened[-1], None, train, journal))
         if not writers:
             missing.append(
                 "augment: the reference teacher writes no rationales of its own; name another teacher"
@@ -440,15 +442,16 @@ def _plan_augmenting(
     recipe: Recipe,
     settings: TeacherSettings,
     member: Member | None,
-    share: float,
+    share: float | None,
     train: Sequence[Question],
     journal: Journal,
 ) -> TeacherPlan:
+    """Return the plan of one teacher for its share of the questions; None: of the fallback, for up to all of them."""
     augment = recipe.augment
     assert augment is not None
     prompt: CotPrompt = load_cot_prompt(augment.prompt)
     asked = train[: augment.limit]
-    count = len(asked) * augment.rationales_per_question * share
+    count = len(asked) * augment.rationales_per_question * (1.0 if share is None else share)
     requests = []
     for question in asked[:_LOOKED_AT]:
         messages = prompt.render(question, "chat")
@@ -457,7 +460,7 @@ def _plan_augmenting(
         requests.append(settings.shape(request, is_first=False))
     replies = [example.solution for example in prompt.examples]
     plan = augment.max_tokens_on_cut, augment.concurrency, augment.rpm
-    calls = Amount(count, count, count)
+    calls = Amount(count, count, count) if share is not None else Amount(0, None, count)
     return _plan_calls("augment", settings, member, calls, None, requests, replies, plan, journal)
 
 

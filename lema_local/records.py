@@ -102,6 +102,8 @@ class Rationale(Record):
     reason: str | None
     reply_key: str | None
     cost_usd: float
+    is_fallback: bool = False
+    """Whether another teacher had failed on it."""
 
 
 class TrainingExample(Record):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from lema_local.records import Correction, Question, Rationale, ReasoningPath
-from lema_local.stages.augment import AugmentSettings, QuestionPrompt, augment_rationales
+from lema_local.stages.augment import SAME_EQUATIONS, AugmentSettings, QuestionPrompt, augment_rationales
 from lema_local.stages.correct import (
     CorrectSettings,
     Mistake,
@@ -95,7 +96,10 @@ def is_made_so(
 def augment_with_team(
     questions: Sequence[Question], team: Team, prompt: QuestionPrompt, settings: AugmentSettings
 ) -> Iterator[Rationale]:
-    """Yield rationales; each question goes to one teacher. Those that read the gold rationale are left out.
+    """Yield rationales; each question goes to one teacher, and to the fallback for those that one failed on.
+
+    A right rationale with equations that are known already is no failure: another teacher would write it, too.
+    Teachers that read the gold rationale are left out.
 
     Raises:
         InputError: If all of them do: they have no other rationale to give.
@@ -105,11 +109,30 @@ def augment_with_team(
     members = [one for one in team.members if not one.teacher.reads_gold] or team.members[:1]
     weights = [one.settings.weight for one in members]
     asked = questions[: settings.limit]
+    fallback = team.fallback if team.fallback and not team.fallback.teacher.reads_gold else None
+    earlier: dict[str, list[Rationale]] = {}
     for index, member in enumerate(members):
         mine = [question for question in asked if choose_member(question.id, weights) == index]
         if mine:
             with team.desk(member) as desk:
-                yield from augment_rationales(mine, desk, prompt, settings, member.settings)
+                made = augment_rationales(mine, desk, prompt, settings, member.settings)
+                yield from made if fallback is None else _set_aside(made, earlier)
+    left = [
+        question for question in asked if len(earlier.get(question.id, ())) < settings.rationales_per_question
+    ]
+    if left and fallback is not None:
+        with team.desk(fallback) as desk:
+            for one in augment_rationales(left, desk, prompt, settings, fallback.settings, earlier):
+                yield one.model_copy(update={"is_fallback": True})
+
+
+def _set_aside(rationales: Iterable[Rationale], earlier: dict[str, list[Rationale]]) -> Iterator[Rationale]:
+    """Yield the rationales that stand, and note them by their question; the others are for the fallback."""
+    for question_id, its in groupby(rationales, key=lambda one: one.question_id):
+        earlier[question_id] = [
+            one for one in its if one.verdict == "accepted" or one.reason == SAME_EQUATIONS
+        ]
+        yield from earlier[question_id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,36 +141,40 @@ class FallbackAccount:
 
     teacher: str
     asked: int
-    """Mistakes that it was asked about."""
+    """Mistakes that it was asked about, or rationales that it was asked for."""
     accepted: int
     """Of those."""
     cost_usd: float
     spared: int
-    """Mistakes that it was not asked about: the others' corrections were accepted."""
+    """That it was not asked: the others had done it."""
     spared_usd: float | None
-    """About what these would have cost, at its mean per mistake in this run; None where it was never asked."""
+    """About what these would have cost, at its mean in this run; None where it was never asked."""
     others_cost_usd: float
+    noun: str
+    """`mistake` or `rationale`."""
 
     def describe(self) -> str:
         """Return it in words."""
         told = (
-            "- (it was never asked, so its cost per mistake is not known)"
+            f"- (it was never asked, so its cost per {self.noun} is not known)"
             if self.spared_usd is None
             else f"about ${self.spared_usd:.4f}"
         )
+        did = ("about", "corrected") if self.noun == "mistake" else ("for", "wrote")
         return (
-            f"{self.teacher} was asked about {self.asked} mistakes ({self.accepted} accepted, ${self.cost_usd:.4f});"
-            f" {self.spared} that others corrected (${self.others_cost_usd:.4f}) were spared it: saved {told}"
+            f"{self.teacher} was asked {did[0]} {self.asked} {self.noun}s ({self.accepted} accepted, "
+            f"${self.cost_usd:.4f}); {self.spared} that others {did[1]} (${self.others_cost_usd:.4f}) were spared it: "
+            f"saved {told}"
         )
 
 
-def account_for_fallback(corrections: Iterable[Correction], team: Team) -> FallbackAccount | None:
+def account_for_fallback(records: Iterable[Correction | Rationale], team: Team) -> FallbackAccount | None:
     """Return what the fallback did and spared; None where the team has none."""
     if team.fallback is None:
         return None
-    every = list(corrections)
-    its = [one for one in every if one.asked.get("is_fallback")]
-    others = [one for one in every if not one.asked.get("is_fallback")]
+    every = list(records)
+    its = [one for one in every if _is_by_fallback(one)]
+    others = [one for one in every if not _is_by_fallback(one)]
     spent = sum(one.cost_usd for one in its)
     return FallbackAccount(
         teacher=team.fallback.teacher.name,
@@ -157,7 +184,12 @@ def account_for_fallback(corrections: Iterable[Correction], team: Team) -> Fallb
         spared=len(others),
         spared_usd=spent / len(its) * len(others) if its else None,
         others_cost_usd=sum(one.cost_usd for one in others),
+        noun="rationale" if any(isinstance(one, Rationale) for one in every) else "mistake",
     )
+
+
+def _is_by_fallback(record: Correction | Rationale) -> bool:
+    return record.is_fallback if isinstance(record, Rationale) else bool(record.asked.get("is_fallback"))
 
 
 def count_by_teacher(records: Iterable[Correction | Rationale]) -> dict[str, dict[str, Any]]:

@@ -34,9 +34,9 @@ def teacher_options(command: Any) -> Any:
         command
     )
     command = click.option("--fallback-url", metavar="URL", help="The fallback's endpoint.")(command)
-    command = click.option(
-        "--fallback", metavar="MODEL", help="A teacher for the mistakes that the first failed on."
-    )(command)
+    command = click.option("--fallback", metavar="MODEL", help="A teacher for what the first failed on.")(
+        command
+    )
     command = click.option("--teacher-url", metavar="URL", help="An OpenAI-compatible endpoint.")(command)
     return click.option("--teacher", metavar="MODEL", help="A LiteLLM model name, or 'reference'.")(command)
 

@@ -102,6 +102,29 @@ def teacher_options(command: Any) -> Any:
     return command
 
 
+def fallback_options(command: Any) -> Any:
+    """Add the options that name a fallback teacher."""
+    options = (
+        click.option("--fallback", metavar="MODEL", help="A teacher for what the others failed on."),
+        click.option("--fallback-url", metavar="URL", help="The fallback's endpoint."),
+        click.option(
+            "--fallback-price-in",
+            type=click.FloatRange(min=0),
+            metavar="USD",
+            help="As --price-in, for the fallback.",
+        ),
+        click.option(
+            "--fallback-price-out",
+            type=click.FloatRange(min=0),
+            metavar="USD",
+            help="As --price-out, for the fallback.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _read_teachers(flags: dict[str, Any]) -> list[TeacherSettings]:
     """Return the teachers that the flags name.
 
@@ -275,20 +298,7 @@ def told_budget(kept_in: object, flags: dict[str, Any]) -> Iterator[None]:
 @click.option(
     "--ask-json", "asks_json", is_flag=True, help="Ask for JSON, of teachers that have a mode for it."
 )
-@click.option("--fallback", metavar="MODEL", help="A teacher for the mistakes that the others failed on.")
-@click.option("--fallback-url", metavar="URL", help="The fallback's endpoint.")
-@click.option(
-    "--fallback-price-in",
-    type=click.FloatRange(min=0),
-    metavar="USD",
-    help="As --price-in, for the fallback.",
-)
-@click.option(
-    "--fallback-price-out",
-    type=click.FloatRange(min=0),
-    metavar="USD",
-    help="As --price-out, for the fallback.",
-)
+@fallback_options
 def correct(paths: Path, questions: str, out: Path, prompt: str, **flags: Any) -> None:
     """Let a teacher correct the mistakes among PATHS.
 
@@ -412,10 +422,12 @@ def _check_same(
 @click.option(
     "--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="Of the teacher."
 )
+@fallback_options
 def augment(questions: str, out: Path, prompt: str, **flags: Any) -> None:
     """Let a teacher write further rationales for QUESTIONS.
 
-    Kept are those that reach the gold answer in steps and differ in their equations.
+    Kept are those that reach the gold answer in steps and differ in their equations. A fallback teacher is asked for
+    those that the first failed on.
 
     \b
     Example:
@@ -459,14 +471,13 @@ def _rationale_key(record: Rationale) -> tuple[str, int]:
 def _print_summary(
     noun: str, total: int, records: Sequence[Correction | Rationale], team: Team, *, is_json: bool
 ) -> None:
-    from lema_local.records import Correction
     from lema_local.teamwork import account_for_fallback, count_by_teacher
 
     verdicts = Counter(record.verdict for record in records)
     reasons = Counter(_shorten(record.reason) for record in records if record.reason)
     count, spent_usd = team.count, team.spent_usd
     by_teacher = count_by_teacher(records)
-    account = account_for_fallback([one for one in records if isinstance(one, Correction)], team)
+    account = account_for_fallback(records, team)
     summary = {
         "teacher": team.name,
         "total": total,

@@ -111,7 +111,11 @@ def do_augment(run: Run) -> None:
             for done, one in enumerate(augment_with_team(left, team, prompt, settings), before + 1):
                 file.append(one)
                 update(done, spent=f"${team.spent_usd:.4f}")
-            counts = {**count_verdicts(file.finish(order)), **team.count.as_dict(), "prices": team.prices}
+            rationales = file.finish(order)
+            counts = {**count_verdicts(rationales), **team.count.as_dict(), "prices": team.prices}
+            if account := account_for_fallback(rationales, team):
+                counts["fallback"] = asdict(account)
+                run.tell(account.describe())
             return Outcome(counts=counts, cost_usd=team.spent_usd)
 
     run.runner.do("augment", made_from, work)

@@ -9,7 +9,8 @@ A rationale is kept if its final answer is the gold answer and it is written in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,8 +70,18 @@ def augment_rationales(
     prompt: QuestionPrompt,
     settings: AugmentSettings,
     teacher: TeacherSettings = AS_THE_STAGE_SAYS,
+    earlier: Mapping[str, Sequence[Rationale]] = MappingProxyType({}),
 ) -> Iterator[Rationale]:
     """Yield `rationales_per_question` rationales per question, a question's in the order of the attempts.
+
+    Args:
+        questions: To be solved.
+        desk: The teacher.
+        prompt: What it is asked.
+        settings: The stage's.
+        teacher: What is set for this teacher alone.
+        earlier: By a question's id, rationales that stand already: their attempts are not asked, and their equations
+            are no new ones.
 
     Raises:
         InputError: If the teacher is one that reads the gold rationale: it has no other to give.
@@ -82,22 +93,28 @@ def augment_rationales(
             f"the teacher {desk.name} writes no rationales of its own", hint="choose another teacher"
         )
     waiting: dict[str, dict[int, Rationale]] = {}
-    for (question, attempt), outcome in desk.ask_many(_build_requests(questions, prompt, settings, teacher)):
-        of_question = waiting.setdefault(question.id, {})
+    requests = _build_requests(questions, prompt, settings, teacher, earlier)
+    for (question, attempt), outcome in desk.ask_many(requests):
+        of_question, stand = waiting.setdefault(question.id, {}), earlier.get(question.id, ())
         of_question[attempt] = read_outcome(question, outcome, desk.name, attempt)
-        if len(of_question) == settings.rationales_per_question:
-            yield from reject_duplicates(question, waiting.pop(question.id))
+        if len(of_question) + len(stand) == settings.rationales_per_question:
+            yield from reject_duplicates(question, waiting.pop(question.id), stand)
 
 
 def _build_requests(
-    questions: Iterable[Question], prompt: QuestionPrompt, settings: AugmentSettings, teacher: TeacherSettings
+    questions: Iterable[Question],
+    prompt: QuestionPrompt,
+    settings: AugmentSettings,
+    teacher: TeacherSettings,
+    earlier: Mapping[str, Sequence[Rationale]],
 ) -> Iterator[tuple[Asked, TeacherRequest]]:
     for count, question in enumerate(questions):
         if settings.limit is not None and count >= settings.limit:
             return
         messages = prompt.render(question, "chat")
         assert not isinstance(messages, str)
-        for attempt in range(settings.rationales_per_question):
+        stand = {rationale.attempt for rationale in earlier.get(question.id, ())}
+        for attempt in sorted(set(range(settings.rationales_per_question)) - stand):
             request = TeacherRequest(
                 messages=messages,
                 temperature=settings.temperature,
@@ -158,14 +175,24 @@ def _judge(question: Question, text: str, is_cut: bool) -> dict[str, object]:
     }
 
 
-def reject_duplicates(question: Question, rationales: dict[int, Rationale]) -> Iterator[Rationale]:
+SAME_EQUATIONS = "it has the same equations as the gold or an earlier rationale"
+
+
+def reject_duplicates(
+    question: Question, rationales: Mapping[int, Rationale], earlier: Iterable[Rationale] = ()
+) -> Iterator[Rationale]:
     """Yield a question's rationales by attempt; accepted ones whose equations came before are rejected."""
-    seen = {chain_equations(question.gold_rationale)} if question.gold_rationale else set()
+    seen = {_list_equations(rationale) for rationale in earlier}
+    if question.gold_rationale:
+        seen.add(chain_equations(question.gold_rationale))
     for _, rationale in sorted(rationales.items()):
-        chain = chain_equations(rationale.text) or (rationale.text,)
+        chain = _list_equations(rationale)
         if rationale.verdict == "accepted" and chain in seen:
-            reason = "it has the same equations as the gold or an earlier rationale"
-            yield rationale.model_copy(update={"verdict": "rejected", "reason": reason})
+            yield rationale.model_copy(update={"verdict": "rejected", "reason": SAME_EQUATIONS})
             continue
         seen.add(chain)
         yield rationale
+
+
+def _list_equations(rationale: Rationale) -> tuple[str, ...]:
+    return chain_equations(rationale.text) or (rationale.text,)

@@ -71,6 +71,14 @@ def test_what_is_missing_is_told_and_the_price_all_the_same(
     assert first["usd"]["about"] > 0
     assert first["batch_usd"]["about"] == pytest.approx(first["usd"]["about"] / 2)
     assert (fallback["stage"], fallback["calls"]["low"], fallback["usd"]["about"]) == ("fallback", 0, None)
+    *_, writes, writes_left = plan(tmp_path / "r", *words, "--set", "augment.rationales_per_question=2")[
+        "teachers"
+    ]
+    assert (writes["teacher"], writes["calls"]["low"]) == ("gpt-4o-mini", writes["calls"]["high"])
+    assert (writes_left["teacher"], writes_left["calls"]) == (
+        "gpt-4o",
+        writes["calls"] | {"low": 0, "about": None},
+    )
     shown = run("plan", "quickstart", *SMALL, "--run", str(tmp_path / "r"), *words).stdout
     assert "MISSING" in shown
     assert "the cap of $1" in shown

@@ -11,7 +11,7 @@ from fake_teacher import FakeTeacher
 from test_correct_cli import run, summary, write_inputs
 
 from lema_local.jsonl import read_records
-from lema_local.records import Correction
+from lema_local.records import Correction, Rationale
 
 
 def command(folder: Path, *more: str, out: str = "out.jsonl") -> list[str]:
@@ -175,6 +175,45 @@ def test_rationales_are_shared_too_and_the_reference_teacher_is_left_out(tmp_pat
         assert one.requests
         assert other.requests
     assert (done["total"], done["accepted"]) == (20, 20)
+
+
+def test_a_fallback_writes_the_rationales_that_the_first_failed_on(tmp_path: Path) -> None:
+    write_inputs(tmp_path, 24)
+
+    def write(body: dict[str, Any]) -> str:
+        a, b, c = read_sum(body)
+        return f"Step 1: We add {b} to {a}: {b} + {a} = {c}.\nStep 2: The answer is {c}."
+
+    def write_some(body: dict[str, Any]) -> str:
+        a, b, c = read_sum(body)
+        if c % 3 == 0:
+            return "It is clear."
+        # The gold rationale's equations: right, but nothing new.
+        return f"Step 1: {a} + {b} = {c}.\nStep 2: The answer is {c}." if c % 3 == 1 else write(body)
+
+    with FakeTeacher(write_some) as cheap, FakeTeacher(write, usage=[1000, 100]) as paid:
+        words = [
+            *("augment", str(tmp_path / "questions.jsonl"), "--out", str(tmp_path / "r.jsonl"), "--json"),
+            *("--teacher", "openai/cheap", "--teacher-url", cheap.url, "--count", "2"),
+            *("--fallback", "openai/paid", "--fallback-url", paid.url),
+            *("--fallback-price-in", "1", "--fallback-price-out", "10"),
+        ]
+        stopped = run(*words, "--max-calls", "50")
+        done = summary(run(*words))
+        again = summary(run(*words))
+        told = run(*[word for word in words if word != "--json"]).stdout
+        asked = (cheap.requests, paid.requests)
+    assert stopped.exit_code == 3
+    found = read_records(tmp_path / "r.jsonl", Rationale)
+    its = [one for one in found if one.is_fallback]
+    failed_on = {f"q{number}" for number in range(24) if (number * 4 + 7) % 3 == 0}
+    assert {one.question_id for one in its} == failed_on
+    assert asked == (48, 2 * len(failed_on)) == (48, len(its))
+    # The second rationale of a question says the same as the first.
+    assert sum(one.verdict == "accepted" for one in its) == len(failed_on) == done["fallback"]["accepted"]
+    assert done["fallback"]["cost_usd"] == pytest.approx(0.002 * len(its))
+    assert (again["calls"], again["fallback"]) == (0, done["fallback"])
+    assert f"openai/paid was asked for {len(its)} rationales" in told
 
 
 def test_reading_again_tells_what_the_filter_keeps(tmp_path: Path) -> None:
