@@ -1,4 +1,4 @@
-"""A hub on this machine, as far as an upload needs one: repositories are made, commits are kept.
+"""A hub on this machine, as far as up- and downloads need one: repositories are made, commits are kept and given back.
 
 with serve_hub() as hub:
     ...HF_ENDPOINT=hub.url...
@@ -8,6 +8,7 @@ hub.files["me/adapter"]["README.md"]
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ class Hub:
         self.repositories: dict[str, dict[str, Any]] = {}
         self.files: dict[str, dict[str, bytes]] = {}
         self.tokens: set[str | None] = set()
+        self.fetched: list[str] = []
+        """Files that were asked for."""
 
     def answer(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """Return status and reply to a POST."""
@@ -58,6 +61,36 @@ class Hub:
             "hookOutput": "",
         }
 
+    def look_up(self, path: str) -> tuple[dict[str, Any], bytes] | None:
+        """Return headers and content of what a GET asks for: what a repository holds, or a file of it."""
+        for repository, files in self.files.items():
+            if path.startswith(f"/api/datasets/{repository}/revision/"):
+                about = {
+                    "id": repository,
+                    "sha": "a1" * 20,
+                    "siblings": [{"rfilename": one} for one in files],
+                }
+                return {"Content-Type": "application/json"}, json.dumps(about).encode()
+            if path.startswith(f"/api/datasets/{repository}/tree/"):
+                tree = [
+                    {
+                        "type": "file",
+                        "path": name,
+                        "size": len(content),
+                        "oid": hashlib.sha1(content).hexdigest(),
+                    }
+                    for name, content in files.items()
+                ]
+                return {"Content-Type": "application/json"}, json.dumps(tree).encode()
+            name = path.partition(f"/datasets/{repository}/resolve/{'a1' * 20}/")[2]
+            if name in files:
+                self.fetched.append(name)
+                return {
+                    "ETag": f'"{hashlib.sha1(files[name]).hexdigest()}"',
+                    "X-Repo-Commit": "a1" * 20,
+                }, files[name]
+        return None
+
 
 @contextmanager
 def serve_hub(*, is_forbidden: bool = False) -> Iterator[Hub]:
@@ -77,6 +110,20 @@ def serve_hub(*, is_forbidden: bool = False) -> Iterator[Hub]:
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+
+        def do_GET(self) -> None:
+            found = hub.look_up(self.path.partition("?")[0])
+            headers, content = found or ({"X-Error-Code": "RepoNotFound"}, b"")
+            self.send_response(200 if found else 404)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def _read_chunks(self) -> bytes:
             parts = []

@@ -75,11 +75,13 @@ class CorrectionTally:
     checks: dict[str, list[int]] = field(default_factory=dict)
     named: dict[CorrectionKey, tuple[str, int]] = field(default_factory=dict)
     """Teacher and the step that it named, of those that a step was named in."""
+    students: Counter[str] = field(default_factory=Counter)
 
     def add_reply(self, correction: Correction) -> None:
         """Count one record of the teacher's file."""
         key, teacher = _key(correction), (correction.teacher, correction.teacher_reported)
         self.asked[teacher] += 1
+        self.students[correction.student] += 1
         self.cost_usd[teacher] += correction.cost_usd  # type: ignore[assignment]  # a Counter of dollars
         self.teacher_of[key] = teacher
         if correction.incorrect_step is not None:

@@ -50,6 +50,7 @@ def read_run(run: RunFolder) -> ReportData:
     settings = _parse_recipe(reader, recipe)
     questions, test_questions = _count_questions(reader)
     paths, corrections = tally_paths(reader), tally_corrections(reader)
+    paths.students = paths.students or corrections.students  # corrections made elsewhere come without paths
     arms, shown = _read_arms(reader, stages, test_questions)
     outcomes = read_outcomes(reader)
     count = count_examples(settings)

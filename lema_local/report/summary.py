@@ -59,13 +59,18 @@ def _describe_quantity(name: str, values: Mapping[str, int | None]) -> str | Non
 
 
 def missing_stages(stages: Sequence[StageLine]) -> list[StageLine]:
-    """Return the stages that a whole run has and this one has not; a run without augmentation is whole."""
+    """Return the stages that a whole run has and this one has not.
+
+    A run without augmentation is whole, and so is one whose corrections were made elsewhere, without sampling.
+    """
+    takes = any(one.name == "2_correct" and one.manifest and "taken" in one.manifest.counts for one in stages)
+    needless = {"3_augment", *(["1_sample"] if takes else [])}
     return [
         line
         for line in stages
         if "/" not in line.name
         and line.state != "finished"
-        and (line.name != "3_augment" or line.state in ("unfinished", "damaged"))
+        and (line.name not in needless or line.state in ("unfinished", "damaged"))
     ]
 
 

@@ -81,7 +81,7 @@ def test_without_datasets_the_way_to_install_it_is_told(run: Path, monkeypatch: 
     assert not (run.parent / "shared").exists()
 
 
-def test_a_folder_is_pushed_as_a_data_set_only_when_told_to(run: Path, tmp_path: Path) -> None:
+def test_a_folder_is_pushed_when_told_to_and_imported_from_the_hub(run: Path, tmp_path: Path) -> None:
     folder = _export(run)
     with serve_hub() as hub:
         there = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_fake", "HF_HUB_OFFLINE": "0"}
@@ -92,6 +92,19 @@ def test_a_folder_is_pushed_as_a_data_set_only_when_told_to(run: Path, tmp_path:
         assert hub.files == {}
         done = command(*words, "--yes", home=tmp_path / "home", **there)
         assert done.returncode == 0, done.stderr
+        hub.files["me/corrections"]["evil.py"] = b"raise SystemExit"
+        words = ("dataset", "import", "me/corrections", "--out", tmp_path / "in")
+        taken = command(*words, home=tmp_path / "home", HF_HOME=str(tmp_path / "hf"), **there)
+        assert taken.returncode == 0, taken.stderr
+        assert "evil.py" not in hub.fetched, "no code is fetched"
+        missing = command(
+            "dataset", "import", "me/none", "--out", tmp_path / "no", home=tmp_path / "home", **there
+        )
+        assert missing.returncode == 2
+        assert "me/none is no folder here, and cannot be fetched" in missing.stderr
+    accepted = (run / "4_filter/accepted.jsonl").read_text().splitlines()
+    assert len((tmp_path / "in/corrections.jsonl").read_text().splitlines()) == len(accepted)
+    assert hub.files["me/corrections"].pop("evil.py")
     assert hub.repositories["me/corrections"]["type"] == "dataset"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert set(hub.files["me/corrections"]) == names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from lema_local.grades import GRADES_FILE, GradeBook
 from lema_local.jsonl import read_records, write_records
 from lema_local.recipe import load_recipe
 from lema_local.records import Correction, Question
-from lema_local.runs import RunFolder, hash_file, write_text
+from lema_local.report.reading import read_run
+from lema_local.report.summary import describe_state
+from lema_local.runs import Manifest, RunFolder, hash_file, write_text
 from lema_local.sharing.export import ExportSettings, Shared, export_run
 from lema_local.sharing.intake import Taken, take_in
 from lema_local.sharing.privacy import public_name, public_recipe
@@ -371,3 +374,15 @@ def test_rows_without_a_question_are_listed_at_once(tmp_path: Path) -> None:
         _import(_theirs(tmp_path, {}, {"problem": ""}, {"answer": None}), mapping=MAP)
     assert "line 2: no question" in str(caught.value)
     assert "line 3: no gold_answer" in str(caught.value)
+
+
+def test_the_report_of_a_run_from_taken_corrections_is_whole_without_paths(run: RunFolder) -> None:
+    shutil.rmtree(run.path / "1_sample")
+    correct = run.stage("2_correct")
+    manifest = Manifest(stage="correct", fingerprint="f", made_from={}, counts={"taken": 3})
+    correct.save_manifest(manifest)
+    data = read_run(run)
+    assert describe_state(data.stages) == "This run is finished."
+    assert data.samples.students == ["quickstart-2m-f16.gguf"]
+    correct.save_manifest(manifest.model_copy(update={"counts": {}}))
+    assert "1_sample (not run)" in describe_state(read_run(run).stages)
