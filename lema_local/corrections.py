@@ -16,9 +16,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lema_local.answers import compare_answers, extract_answer
+from lema_local.answers import compare_answers, cut_at_next_question, extract_answer
 from lema_local.arithmetic import find_claims
-from lema_local.records import Correction, Question
+from lema_local.records import Correction, Prediction, Question, ReasoningPath
 from lema_local.steps import number_steps, split_steps, state_answer
 
 CheckName = Literal[
@@ -45,6 +45,16 @@ MAX_REPLY = 200_000
 """Characters; a longer reply is no correction."""
 _SIMILAR = 0.75
 """From this ratio on two steps are the same step in other words."""
+
+
+def list_steps(path: ReasoningPath | Prediction) -> list[str]:
+    """Return a path's steps; the last one states its final answer, where it has one."""
+    steps = split_steps(cut_at_next_question(path.text))
+    if path.final_answer is None:
+        return steps
+    if steps and extract_answer(steps[-1]) == path.final_answer:
+        return steps
+    return [*steps, state_answer(path.final_answer)]
 
 
 class UnparseableReply(ValueError):

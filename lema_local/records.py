@@ -110,12 +110,44 @@ class TrainingExample(Record):
     """Prompt and completion, with all that they were rendered from."""
 
     id: str
-    kind: Literal["cot", "correction"]
+    kind: Literal["cot", "correction", "fix-and-continue", "restart", "critique"]
     prompt: str
     completion: str
     question_id: str
     source: dict[str, Any]
-    """{"kind": "gold" | "rationale" | "correction", ...}: the whole record the example was rendered from."""
+    """{"kind": "gold" | "rationale" | "corrected" | "correction" | "right_path", "record": the whole record that the
+    example was rendered from}."""
+    masked: list[tuple[int, int]] = Field(default_factory=list)
+    """Parts of the completion that carry no loss: [start, end), in characters."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The texts that carry loss."""
+        return (self.completion,)
+
+
+class PreferenceExample(Record):
+    """Two ways of going on after the same beginning, the better one first (the fields of TRL's preference data)."""
+
+    id: str
+    kind: Literal["preference"] = "preference"
+    prompt: str
+    """What is asked, and the steps that both ways begin with."""
+    chosen: str
+    rejected: str
+    answer_start: int = Field(ge=0)
+    """Where in `prompt` the student's own answer begins, in characters: in a chat this is its turn."""
+    question_id: str
+    source: dict[str, Any]
+    """As of a `TrainingExample`."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The texts that carry loss."""
+        return self.chosen, self.rejected
+
+
+AnyExample = TrainingExample | PreferenceExample
 
 
 class Prediction(Record):

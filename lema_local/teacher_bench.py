@@ -17,7 +17,13 @@ from itertools import combinations
 from typing import TypeVar
 
 from lema_local.arithmetic import NotArithmetic, evaluate
-from lema_local.corrections import UnparseableReply, judge_correction, parse_reply, read_named_step
+from lema_local.corrections import (
+    UnparseableReply,
+    judge_correction,
+    list_steps,
+    parse_reply,
+    read_named_step,
+)
 from lema_local.datasets.labelled import LabelledMistake
 from lema_local.errors import LemaError
 from lema_local.records import Question
@@ -25,7 +31,6 @@ from lema_local.stages.correct import (
     CorrectSettings,
     Mistake,
     describe_asking,
-    list_steps,
     request_correction,
 )
 from lema_local.statistics import wilson_interval

@@ -13,8 +13,8 @@ from lema_local.cli.progress import notice
 
 if TYPE_CHECKING:
     from lema_local.contamination import Certificate
-    from lema_local.records import TrainingExample
-    from lema_local.stages.build import Arm, BuildSettings
+    from lema_local.formats import Arm
+    from lema_local.stages.build import BuildSettings, Built
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -119,6 +119,25 @@ def _print_filtered(accepted: int, reasons: Counter[str], is_json: bool) -> None
     "--out", "out_dir", required=True, type=_FOLDER, help="Folder for cot.jsonl, lema.jsonl, counts.json."
 )
 @click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="FORMAT[,...]",
+    help="Files to write: cot, lema, fix-and-continue, restart, critique, preference  [cot,lema].",
+)
+@click.option("--paths", "paths_path", type=_FILE, help="Sampled paths: the right ones are for critique.")
+@click.option(
+    "--right-paths",
+    type=click.IntRange(min=0),
+    help="How many of them  [as many as there are corrections].",
+)
+@click.option(
+    "--mask-wrong-step/--train-wrong-step",
+    default=True,
+    show_default=True,
+    help="Whether a wrong step that is told before it is corrected carries loss.",
+)
+@click.option(
     "--match",
     type=click.Choice(["examples", "tokens", "characters", "none"]),
     default="examples",
@@ -132,7 +151,7 @@ def _print_filtered(accepted: int, reasons: Counter[str], is_json: bool) -> None
     type=click.Choice(["step", "explanation", "solution"]),
     help="Corrections without this part: the paper's ablations (repeatable).",
 )
-@click.option("--unmatched", is_flag=True, help="A third file, cot_unmatched: the paper's main table.")
+@click.option("--unmatched", is_flag=True, help="A further file, cot_unmatched: the paper's main table.")
 @click.option(
     "--test",
     "tests",
@@ -161,6 +180,10 @@ def build(
     accepted_path: Path,
     rationales_path: Path | None,
     out_dir: Path,
+    formats: tuple[str, ...],
+    paths_path: Path | None,
+    right_paths: int | None,
+    mask_wrong_step: bool,
     match: Literal["examples", "tokens", "characters", "none"],
     student: str | None,
     leave_out: tuple[Literal["step", "explanation", "solution"], ...],
@@ -171,7 +194,10 @@ def build(
     allow_test: bool,
     is_json: bool,
 ) -> None:
-    """Build the training files of the arms `cot` and `lema`.
+    """Build the training files of the arms: `cot` and `lema`, or those that --format names.
+
+    One file a format, with the same plain rationales and an example for each correction; preference has pairs alone.
+    docs/formats.md shows each.
 
     With --test each file is checked for test questions: the same text, the same but for its numbers, 13 words in a
     row. OUT/ARM.contamination.json says what was found and what was done.
@@ -179,20 +205,25 @@ def build(
     \b
     Example:
       lema build --questions gsm8k:train.jsonl --accepted accepted.jsonl --test gsm8k:test.jsonl --out files
+      lema build --questions q.jsonl --accepted a.jsonl --out files --format cot,lema,restart,preference
+      lema build --questions q.jsonl --accepted a.jsonl --out files --format critique --paths paths.jsonl
     """
     from lema_local.datasets import load_questions
     from lema_local.jsonl import read_records
-    from lema_local.records import Correction, Rationale
-    from lema_local.stages.build import MATCHED, UNMATCHED, build_arms, remove_contaminated, write_arms
+    from lema_local.records import Correction, Rationale, ReasoningPath
+    from lema_local.stages.build import build_arms, remove_contaminated, write_arms
 
+    names = _read_formats(formats, unmatched=unmatched)
     settings = _build_settings(
         match=match, layout=layout, allow_test=allow_test, leave_out=list(leave_out),
+        mask_wrong_step=mask_wrong_step, right_paths=right_paths,
         **({"remove_contaminated": []} if contaminated == "list" else {}),
     )  # fmt: skip
     rationales = read_records(rationales_path, Rationale) if rationales_path else []
     asked = load_questions(questions)
-    names = (*MATCHED, UNMATCHED) if unmatched else MATCHED
-    built = build_arms(asked, read_records(accepted_path, Correction), rationales, settings, names)
+    paths = read_records(paths_path, ReasoningPath) if paths_path else []
+    accepted = read_records(accepted_path, Correction)
+    built = build_arms(asked, accepted, rationales, settings, names, paths)
     certificates: dict[Arm, Certificate] = {}
     if tests:
         test = [one for spec in tests for one in load_questions(spec)]
@@ -209,6 +240,27 @@ def build(
     click.echo(summary if is_json else _format_counts(counts))
 
 
+def _read_formats(given: tuple[str, ...], *, unmatched: bool) -> tuple[Arm, ...]:
+    """Return the arms to build.
+
+    Raises:
+        UsageError: If one is not known, with the nearest name.
+    """
+    import difflib
+
+    from lema_local.formats import ARMS
+    from lema_local.stages.build import ALWAYS
+
+    names = [name.strip() for one in given for name in one.split(",") if name.strip()]
+    for name in names:
+        if name not in ARMS:
+            near = difflib.get_close_matches(name, ARMS, n=1)
+            meant = f" (did you mean '{near[0]}'?)" if near else ""
+            raise click.UsageError(f"--format {name}: no such format{meant}; there are {', '.join(ARMS)}")
+    wanted = [arm for arm in ARMS if arm in (names or ALWAYS) or (unmatched and arm == "cot_unmatched")]
+    return tuple(wanted)
+
+
 def _build_settings(**given: Any) -> BuildSettings:
     from lema_local.cli.settings import check_settings
     from lema_local.stages.build import BuildSettings
@@ -217,8 +269,8 @@ def _build_settings(**given: Any) -> BuildSettings:
 
 
 def _match(
-    arms: dict[Arm, list[TrainingExample]], settings: BuildSettings, student: str | None
-) -> tuple[dict[Arm, list[TrainingExample]], dict[str, dict[str, int]]]:
+    arms: Built, settings: BuildSettings, student: str | None
+) -> tuple[Built, dict[str, dict[str, int]]]:
     """Return the matched arms and their counts; tokens are counted by the student's tokenizer."""
     from lema_local.errors import InputError
     from lema_local.recipe import StudentBlock
@@ -239,10 +291,12 @@ def _match(
 
 
 def _format_counts(counts: dict[str, dict[str, int]]) -> str:
-    names = next(iter(counts.values()))
-    lines = [f"{'':22s}" + "".join(f"{arm:>12s}" for arm in counts)]
+    names = dict.fromkeys(name for count in counts.values() for name in count)
+    widths = {arm: max(12, len(arm) + 2) for arm in counts}
+    lines = [f"{'':22s}" + "".join(f"{arm:>{widths[arm]}s}" for arm in counts)]
     lines += [
-        f"{name.replace('_', ' '):22s}" + "".join(f"{count[name]:12d}" for count in counts.values())
+        f"{name.replace('_', ' '):22s}"
+        + "".join(f"{count.get(name, 0):{widths[arm]}d}" for arm, count in counts.items())
         for name in names
     ]
     return "\n".join(lines)

@@ -1,9 +1,10 @@
 """Stage 5: build the training files of the arms, comparable by construction.
 
-Reads   questions, accepted corrections, accepted further rationales, test questions
+Reads   questions, accepted corrections, accepted further rationales, right paths, test questions
 Writes  cot                gold and further rationales, and each corrected solution as a plain rationale
-        lema               the same with each correction in the place of its corrected solution
+        lema, ...          the same with each correction in the place of its corrected solution, in the arm's format
         cot_unmatched      on request: gold and further rationales alone, the paper's main table (its table 1)
+        preference         pairs alone: each correction against its mistake
         certificates       what the arms share with the test questions, and what of it was removed
 
 `cot` and `lema` so hold the same questions, in the same order, as often (the control of arXiv 2310.20689, figure 4);
@@ -16,57 +17,48 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
 from lema_local.arithmetic import strip_marks
 from lema_local.contamination import KINDS, Certificate, Hit, Kind, Text, find_hits
 from lema_local.corrections import choose_nested
 from lema_local.datasets.table import is_held_out
 from lema_local.errors import InputError
+from lema_local.formats import FORMATS, Arm, FormatSettings, render_rationale
+from lema_local.formats.base import source_of
 from lema_local.jsonl import write_records
-from lema_local.prompts import (
-    CORRECTION_CUES,
-    CotPrompt,
-    format_choices,
-    format_correction_parts,
-    load_cot_prompt,
+from lema_local.prompts import CotPrompt, load_cot_prompt
+from lema_local.records import (
+    AnyExample,
+    Correction,
+    Question,
+    Rationale,
+    ReasoningPath,
+    TrainingExample,
 )
-from lema_local.records import Correction, Question, Rationale, TrainingExample
 from lema_local.runs import fingerprint, hash_file, write_text
-from lema_local.steps import number_steps, split_steps, state_answer, states_answer
+from lema_local.steps import split_steps
 
-Arm = Literal["cot", "lema", "cot_unmatched"]
-MATCHED: tuple[Arm, ...] = ("cot", "lema")
-UNMATCHED: Arm = "cot_unmatched"
-Part = Literal["step", "explanation", "solution"]
-PARTS: tuple[Part, ...] = ("step", "explanation", "solution")
+MATCHED: tuple[Arm, ...] = tuple(arm for arm, one in FORMATS.items() if one.render and one.has_shared)
+"""Arms that hold the same plain rationales and an example for each correction: these are made comparable."""
+ALWAYS: tuple[Arm, ...] = ("cot", "lema")
+"""Arms whose files every run has."""
+Built = dict[Arm, list[AnyExample]]
 Measure = Callable[[str], int]
 """How long a completion is: in trained tokens, or in characters."""
 MAX_LISTED = 1000
 
-_INSTRUCTION = "For the following {kind}, the original solution is incorrect."
-"""Of a correction example's prompt; it asserts the mistake, the teacher's prompt only allows for one."""
 
-
-class BuildSettings(BaseModel):
+class BuildSettings(FormatSettings):
     """What the training files hold."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     match: Literal["examples", "tokens", "characters", "none"] = "examples"
-    """What `cot` and `lema` have in common. examples: as many in each. tokens: as many trained tokens by the student's
-    own tokenizer; the shorter arm is filled up by repeating examples of its own, and its optimizer steps hold more of
-    them, so that steps, passes and tokens are equal. characters: the same without a tokenizer. none: no corrected
-    solutions in `cot`, as in the paper's main table."""
-    layout: Literal["numbered", "prose"] = "numbered"
-    """numbered: `Step k:` lines. prose: one paragraph, the paper's for plain rationales."""
-    leave_out: list[Part] = []
-    """The paper's ablations (its figure 12): corrections without the incorrect `step`, without the `explanation`,
-    without the corrected `solution`."""
-    cot_prompt: str = "cot-zero-shot"
-    """The prompt that plain rationales answer, in training and in the evaluation."""
+    """What `cot` and the arms of corrections have in common. examples: as many in each. tokens: as many trained tokens
+    by the student's own tokenizer; shorter arms are filled up by repeating examples of their own, and their optimizer
+    steps hold more of them, so that steps, passes and tokens are equal. characters: the same without a tokenizer. none:
+    no corrected solutions in `cot`, as in the paper's main table."""
     remove_contaminated: list[Kind] = Field(default_factory=lambda: list(KINDS))
     """Kinds of overlap with a test question for which a training question is left out: `exact` (the same text),
     `numbers` (the same but for its numbers), `ngram` (13 words in a row); the others are only listed."""
@@ -76,14 +68,7 @@ class BuildSettings(BaseModel):
     allow_test: bool = False
     """Build from test questions too; every example is then marked: no result of it may be reported."""
     seed: int = 0
-    """Chooses the examples that `match: tokens` repeats."""
-
-    @field_validator("leave_out")
-    @classmethod
-    def _keep_something(cls, parts: list[Part]) -> list[Part]:
-        if set(parts) >= set(PARTS):
-            raise ValueError("all parts of a correction are left out; leave at least one")
-        return parts
+    """Chooses the examples that `match: tokens` repeats, and the right paths of `critique`."""
 
 
 def build_arms(
@@ -91,8 +76,9 @@ def build_arms(
     accepted: Iterable[Correction],
     rationales: Iterable[Rationale],
     settings: BuildSettings,
-    arms: Sequence[Arm] = MATCHED,
-) -> dict[Arm, list[TrainingExample]]:
+    arms: Sequence[Arm] = ALWAYS,
+    right_paths: Iterable[ReasoningPath] = (),
+) -> Built:
     """Return the examples of each arm, not yet cleared of test questions nor matched in length.
 
     Args:
@@ -101,10 +87,11 @@ def build_arms(
         rationales: Further rationales; those that were not accepted are left out.
         settings: Matching and layout.
         arms: Which.
+        right_paths: Sampled paths, for formats that show right solutions too; the wrong ones are left out.
 
     Raises:
-        InputError: If test questions are among them, a record's question is missing, a correction was rejected, or
-            there is nothing to train on.
+        InputError: If test questions are among them, a record's question is missing, a correction was rejected,
+            there is nothing to train on, or a format needs right paths and there are none.
         PromptError: If the prompt cannot be loaded.
     """
     by_id = {question.id: question for question in questions}
@@ -112,31 +99,24 @@ def build_arms(
     if not settings.allow_test:
         _refuse_test(by_id.values())
     prompt = load_cot_prompt(settings.cot_prompt)
-    shared = _build_shared(by_id, rationales, prompt, settings)
-    corrected: list[TrainingExample] = []
-    corrections: list[TrainingExample] = []
-    for correction in accepted:
-        question = _find_question(by_id, correction.question_id)
+    corrections = [(_find_question(by_id, one.question_id), one) for one in accepted]
+    for _, correction in corrections:
         _require_accepted(correction)
-        corrected.append(_build_corrected(question, correction, prompt, settings))
-        corrections.append(_build_correction(question, correction, settings))
-    plain = [] if settings.match == "none" else corrected
-    own: dict[Arm, list[TrainingExample]] = {"cot": plain, "lema": corrections, "cot_unmatched": []}
-    built = {arm: shared + own[arm] for arm in arms}
-    if not any(built.values()):
-        raise InputError(
-            "there is nothing to train on: no gold rationale, no accepted rationale and no accepted correction",
-            hint="more samples a question find more mistakes; gold_rationale in --map names your own rationales",
-        )
+    shared = _build_shared(by_id, rationales, prompt, settings)
+    built = {
+        arm: [*(shared if FORMATS[arm].has_shared else ()), *_build_own(arm, corrections, prompt, settings)]
+        for arm in arms
+    }
+    for arm in arms if corrections else ():
+        built[arm] += _build_right(arm, right_paths, by_id, settings, len(corrections))
+    _require_examples(built)
     if any(map(is_held_out, by_id.values())):
-        built = {arm: [_mark_test(example) for example in examples] for arm, examples in built.items()}
+        return {arm: [_mark_test(example) for example in examples] for arm, examples in built.items()}
     return built
 
 
-def match_arms(
-    arms: Mapping[Arm, list[TrainingExample]], settings: BuildSettings, measure: Measure = len
-) -> dict[Arm, list[TrainingExample]]:
-    """Return the arms with `cot` and `lema` of equal length, where the settings ask for it.
+def match_arms(arms: Built, settings: BuildSettings, measure: Measure = len) -> Built:
+    """Return the arms with those that can be compared of equal length, where the settings ask for it.
 
     Args:
         arms: As `remove_contaminated` leaves them.
@@ -150,11 +130,8 @@ def match_arms(
 
 
 def remove_contaminated(
-    arms: Mapping[Arm, list[TrainingExample]],
-    questions: Iterable[Question],
-    test: Sequence[Question],
-    settings: BuildSettings,
-) -> tuple[dict[Arm, list[TrainingExample]], dict[Arm, Certificate]]:
+    arms: Built, questions: Iterable[Question], test: Sequence[Question], settings: BuildSettings
+) -> tuple[Built, dict[Arm, Certificate]]:
     """Return the arms without what they share with test questions, and what is to be said of each.
 
     A question is left out with all that was made of it, from every arm: matched arms stay matched. The certificates
@@ -199,7 +176,7 @@ def remove_contaminated(
 
 
 def write_arms(
-    folder: Path, arms: Mapping[Arm, Sequence[TrainingExample]], certificates: Mapping[Arm, Certificate]
+    folder: Path, arms: Mapping[Arm, Sequence[AnyExample]], certificates: Mapping[Arm, Certificate]
 ) -> None:
     """Write each arm's training file, and beside it what its certificate says, with the file's hash."""
     for arm, examples in arms.items():
@@ -212,19 +189,16 @@ def write_arms(
             write_text(folder / f"{arm}.contamination.json", whole.model_dump_json(indent=2) + "\n")
 
 
-def _list_texts(
-    arms: Mapping[Arm, Iterable[TrainingExample]], questions: Mapping[str, str]
-) -> Iterator[Text]:
+def _list_texts(arms: Mapping[Arm, Iterable[AnyExample]], questions: Mapping[str, str]) -> Iterator[Text]:
     """Yield each trained question and each completion once."""
     examples = {example.id: example for some in arms.values() for example in some}
     for question_id in dict.fromkeys(example.question_id for example in examples.values()):
         yield Text(question_id, "question", questions[question_id])
     seen: set[tuple[str, str]] = set()
-    for example in examples.values():
-        key = (example.question_id, example.completion)
-        if key not in seen:
-            seen.add(key)
-            yield Text(example.question_id, "completion", example.completion)
+    for question_id, target in ((one.question_id, text) for one in examples.values() for text in one.targets):
+        if (question_id, target) not in seen:
+            seen.add((question_id, target))
+            yield Text(question_id, "completion", target)
 
 
 def _count_kinds(hits: Iterable[Hit]) -> dict[Kind, int]:
@@ -242,7 +216,7 @@ def build_held_out(questions: Iterable[Question], settings: BuildSettings) -> li
 
 
 def count_examples(
-    arms: Mapping[Arm, Sequence[TrainingExample]], measure: Measure | None = None
+    arms: Mapping[Arm, Sequence[AnyExample]], measure: Measure | None = None
 ) -> dict[str, dict[str, int]]:
     """Return by arm: examples by what they were made from, words and characters of all completions.
 
@@ -253,19 +227,21 @@ def count_examples(
     counts = {arm: _count_arm(examples) for arm, examples in arms.items()}
     if measure is not None:
         for arm, examples in arms.items():
-            counts[arm]["completion_tokens"] = sum(measure(one.completion) for one in examples)
+            counts[arm]["completion_tokens"] = sum(_measure(one, measure) for one in examples)
     return {str(arm): count for arm, count in counts.items()}
 
 
-def _count_arm(examples: Sequence[TrainingExample]) -> dict[str, int]:
-    origins = [str(example.source["kind"]) for example in examples]
+def _count_arm(examples: Sequence[AnyExample]) -> dict[str, int]:
+    origins = Counter(str(example.source["kind"]) for example in examples)
+    targets = [text for example in examples for text in example.targets]
     return {
         "examples": len(examples),
-        **{origin: origins.count(origin) for origin in ("gold", "rationale", "corrected", "correction")},
+        **{origin: origins[origin] for origin in ("gold", "rationale", "corrected", "correction")},
+        **({"right_path": origins["right_path"]} if origins["right_path"] else {}),
         "questions": len({example.question_id for example in examples}),
         "repeated": sum("/repeat-" in example.id for example in examples),
-        "completion_words": sum(len(example.completion.split()) for example in examples),
-        "completion_characters": sum(len(example.completion) for example in examples),
+        "completion_words": sum(len(text.split()) for text in targets),
+        "completion_characters": sum(map(len, targets)),
         "never_report": sum("never_report" in example.source for example in examples),
     }
 
@@ -307,103 +283,91 @@ def _build_shared(
     for question in by_id.values():
         if question.gold_rationale:
             steps = split_steps(strip_marks(question.gold_rationale))
-            source = {"kind": "gold", "record": question.model_dump()}
-            examples.append(_build_cot(f"{question.id}/gold", question, steps, source, prompt, settings))
+            source = source_of("gold", question)
+            examples.append(
+                render_rationale(f"{question.id}/gold", question, steps, source, prompt, settings)
+            )
     for rationale in rationales:
         question = _find_question(by_id, rationale.question_id)
         if rationale.verdict != "accepted":
             continue
         name = f"{question.id}/rationale/{rationale.teacher}/{rationale.attempt}"
-        source = {"kind": "rationale", "record": rationale.model_dump()}
-        examples.append(_build_cot(name, question, split_steps(rationale.text), source, prompt, settings))
+        source = source_of("rationale", rationale)
+        steps = split_steps(rationale.text)
+        examples.append(render_rationale(name, question, steps, source, prompt, settings))
     return examples
 
 
-def _build_cot(
-    name: str,
-    question: Question,
-    steps: Sequence[str],
-    source: dict[str, Any],
-    prompt: CotPrompt,
+def _build_own(
+    arm: Arm, corrections: Sequence[tuple[Question, Correction]], prompt: CotPrompt, settings: BuildSettings
+) -> list[AnyExample]:
+    """An arm's examples of the corrections, one each."""
+    render = FORMATS[arm].render
+    if render is None or (arm == "cot" and settings.match == "none"):
+        return []
+    return [render(question, correction, prompt, settings) for question, correction in corrections]
+
+
+def _build_right(
+    arm: Arm,
+    paths: Iterable[ReasoningPath],
+    by_id: Mapping[str, Question],
     settings: BuildSettings,
-) -> TrainingExample:
-    if not steps or not states_answer(steps[-1]):
-        steps = [*steps, state_answer(question.gold_answer)]
-    text = prompt.render(question, "completion")
-    assert isinstance(text, str)  # a completion prompt is text
-    completion = number_steps(steps) if settings.layout == "numbered" else _join_prose(steps)
-    return TrainingExample(
-        id=name, kind="cot", prompt=text, completion=completion, question_id=question.id, source=source
-    )
+    corrections: int,
+) -> list[TrainingExample]:
+    """An arm's examples of right solutions, where its format has them."""
+    render = FORMATS[arm].render_right
+    count = corrections if settings.right_paths is None else settings.right_paths
+    if render is None or not count:
+        return []
+    right = [path for path in paths if path.verdict == "correct" and path.question_id in by_id]
+    if not right:
+        raise InputError(
+            f"{arm} needs right paths, and none were kept: without them it would learn that every solution is wrong",
+            hint="give the sampled paths (1_sample/paths.jsonl), or build.right_paths: 0 to do without",
+        )
+    chosen = _spread_over_questions(right, settings.seed)[:count]
+    return [render(by_id[path.question_id], path, settings) for path in chosen]
 
 
-def _build_corrected(
-    question: Question, correction: Correction, prompt: CotPrompt, settings: BuildSettings
-) -> TrainingExample:
-    """The correction as a plain rationale: its unchanged first steps, then the corrected ones."""
-    first = correction.original_steps[: (correction.incorrect_step or 1) - 1]
-    steps = [*first, *split_steps(correction.corrected_solution or "")]
-    source = {"kind": "corrected", "record": correction.model_dump()}
-    return _build_cot(f"{_name(correction)}/corrected", question, steps, source, prompt, settings)
+def _spread_over_questions(paths: Sequence[ReasoningPath], seed: int) -> list[ReasoningPath]:
+    """Return the paths in an order drawn by lot: one of each question, then a second one, and so on."""
+    drawn = sorted(paths, key=lambda path: (path.question_id, path.student, path.sample_index))
+    random.Random(f"{seed}/right").shuffle(drawn)
+    turns = Counter[str]()
+    turn_of = []
+    for path in drawn:
+        turn_of.append(turns[path.question_id])
+        turns[path.question_id] += 1
+    return [path for _, path in sorted(zip(turn_of, drawn, strict=True), key=lambda one: one[0])]
 
 
-def _build_correction(question: Question, correction: Correction, settings: BuildSettings) -> TrainingExample:
-    """Layout: arXiv 2310.20689, appendix B.2 and figure 6; the first cue belongs to the prompt, `...` to the target."""
-    asked = f"Question: {question.question}\n"
-    if question.choices:
-        asked += f"Candidate Answers: {format_choices(question.choices)}\n"
-    original = number_steps(correction.original_steps)
-    kind = "multiple-choice question" if question.choices else "math problem"
-    kept = [part for part in PARTS if part not in settings.leave_out]
-    texts = format_correction_parts(
-        correction.incorrect_step or 1,
-        correction.explanation or "",
-        split_steps(correction.corrected_solution or ""),
-    )
-    answer = "\n".join([texts[kept[0]], *(f"{CORRECTION_CUES[part]} {texts[part]}" for part in kept[1:])])
-    return TrainingExample(
-        id=f"{_name(correction)}/correction",
-        kind="correction",
-        prompt=f"{_INSTRUCTION.format(kind=kind)} {_ask_for(kept)}\n{asked}Original Solution: {{\n{original}\n}}\n"
-        f"{CORRECTION_CUES[kept[0]]}",
-        completion=f" {answer}",
-        question_id=question.id,
-        source={"kind": "correction", "record": correction.model_dump()},
-    )
-
-
-def _ask_for(parts: Sequence[Part]) -> str:
-    """Return the instruction's second sentence: `Identify the incorrect step, explain ..., and correct ...`."""
-    that = "that step" if "step" in parts else "the incorrect step"
-    it = "it is incorrect" if "step" in parts else "the solution is incorrect"
-    words = {
-        "step": "identify the incorrect step",
-        "explanation": f"explain why {it}",
-        "solution": f"correct the solution starting from {that}",
-    }
-    *first, last = [words[part] for part in parts]
-    joint = ", and " if len(first) > 1 else " and "
-    sentence = f"{', '.join(first)}{joint}{last}." if first else f"{last}."
-    return sentence[0].upper() + sentence[1:]
-
-
-def _name(correction: Correction) -> str:
-    path = f"{correction.question_id}/{correction.student}/{correction.sample_index}"
-    return f"{path}/{correction.teacher}/{correction.attempt}"
-
-
-def _join_prose(steps: Sequence[str]) -> str:
-    return " ".join(step if step.endswith((".", "!", "?")) else f"{step}." for step in steps)
+def _require_examples(built: Built) -> None:
+    if not any(built.values()):
+        raise InputError(
+            "there is nothing to train on: no gold rationale, no accepted rationale and no accepted correction",
+            hint="more samples a question find more mistakes; gold_rationale in --map names your own rationales",
+        )
+    if empty := [arm for arm, examples in built.items() if not examples]:
+        raise InputError(
+            f"there is nothing to train {empty[0]} on: no accepted correction",
+            hint="more samples a question find more mistakes; a stronger teacher corrects more of them",
+        )
 
 
 # --- arms ---------------------------------------------------------------------------------------------------
 
 
-def _fill_up(
-    arms: Mapping[Arm, list[TrainingExample]], seed: int, measure: Measure
-) -> dict[Arm, list[TrainingExample]]:
-    """Repeat examples of the shorter arm until its completions are together as long as the longer one's."""
-    sizes = {arm: [measure(example.completion) for example in examples] for arm, examples in arms.items()}
+def _measure(example: AnyExample, measure: Measure) -> int:
+    """Return how long the part of an example is that carries loss."""
+    masked = example.masked if isinstance(example, TrainingExample) else []
+    without = sum(measure(example.targets[0][start:end]) - measure("") for start, end in masked)
+    return sum(map(measure, example.targets)) - without
+
+
+def _fill_up(arms: Built, seed: int, measure: Measure) -> Built:
+    """Repeat examples of the shorter arms until their completions are together as long as the longest one's."""
+    sizes = {arm: [_measure(example, measure) for example in examples] for arm, examples in arms.items()}
     goal = max(map(sum, sizes.values()))
     return {
         arm: [*examples, *_repeat(examples, sizes[arm], goal - sum(sizes[arm]), seed)]
@@ -411,10 +375,8 @@ def _fill_up(
     }
 
 
-def _repeat(
-    examples: Sequence[TrainingExample], sizes: Sequence[int], missing: int, seed: int
-) -> list[TrainingExample]:
-    repeated: list[TrainingExample] = []
+def _repeat(examples: Sequence[AnyExample], sizes: Sequence[int], missing: int, seed: int) -> list[AnyExample]:
+    repeated: list[AnyExample] = []
     order = list(zip(examples, sizes, strict=True))
     turn = 0
     while order and missing > 0:
@@ -431,6 +393,6 @@ def _repeat(
     return repeated
 
 
-def _mark_test(example: TrainingExample) -> TrainingExample:
+def _mark_test(example: AnyExample) -> AnyExample:
     mark = "built from test questions: no result of a training on it may be reported"
     return example.model_copy(update={"source": {**example.source, "never_report": mark}})

@@ -17,11 +17,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lema_local.answers import cut_at_next_question, extract_answer
-from lema_local.corrections import UnparseableReply, judge_correction, parse_reply, read_location
+from lema_local.corrections import (
+    UnparseableReply,
+    judge_correction,
+    list_steps,
+    parse_reply,
+    read_location,
+)
 from lema_local.errors import InputError, LemaError
-from lema_local.records import Correction, Prediction, Question, ReasoningPath
-from lema_local.steps import split_steps, state_answer
+from lema_local.records import Correction, Question, ReasoningPath
 from lema_local.students.base import Message
 from lema_local.teachers import MistakePrompt
 from lema_local.teachers.base import Answered, Desk, Failed, RawReply, Teacher, TeacherRequest
@@ -298,16 +302,6 @@ def _to_request(
         max_tokens=settings.max_tokens,
     )
     return teacher.shape(request, is_first=attempt == 0)
-
-
-def list_steps(path: ReasoningPath | Prediction) -> list[str]:
-    """Return a mistake's steps; the last one states its final answer, where it has one."""
-    steps = split_steps(cut_at_next_question(path.text))
-    if path.final_answer is None:
-        return steps
-    if steps and extract_answer(steps[-1]) == path.final_answer:
-        return steps
-    return [*steps, state_answer(path.final_answer)]
 
 
 def read_outcome(

@@ -20,6 +20,7 @@ LAYERS = (
     {"answers", "statistics", "contamination"},
     {"corrections", "prompts", "datasets"},
     {"students", "teachers", "training"},
+    {"formats"},
     {"stages"},
     {"recipe", "report", "sampling", "teamwork", "teacher_bench"},
     {"wiring", "doctor", "review", "sharing"},

@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 import pytest
 
+from lema_local.corrections import list_steps
 from lema_local.errors import InputError
 from lema_local.records import Question, ReasoningPath
 from lema_local.stages.augment import AugmentSettings, augment_rationales
 from lema_local.stages.correct import (
     CorrectSettings,
     correct_mistakes,
-    list_steps,
     reparse_corrections,
     select_mistakes,
 )
