@@ -9,6 +9,7 @@ One block per stage. A stage's settings are defined beside the stage; here they 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from lema_local.datasets import check_spec
 from lema_local.errors import LemaError, RecipeError
+from lema_local.formats import Arm
 from lema_local.jsonl import describe_problems
 from lema_local.prompts import load_correction_prompt, load_cot_prompt
 from lema_local.shipped import shipped_folder
@@ -160,8 +162,9 @@ class AugmentBlock(AugmentSettings):
 class TrainBlock(TrainSettings):
     """Stage 6: an adapter is fitted for each arm."""
 
-    arms: tuple[Literal["cot", "lema", "cot_unmatched"], ...] = ("cot", "lema")
-    """Which arms are trained and evaluated; `cot_unmatched` is the paper's main table: plain rationales alone, fewer
+    arms: tuple[Arm, ...] = ("cot", "lema")
+    """Which arms are trained and evaluated, by their format (docs/formats.md): `cot`, `lema`, `fix-and-continue`,
+    `restart`, `critique`, `preference`; `cot_unmatched` is the paper's main table: plain rationales alone, fewer
     examples than `lema`."""
     seeds: tuple[int, ...] = ()
     """Train each arm once more with each of these seeds: the scores get a mean and a spread."""
@@ -398,7 +401,12 @@ def _describe_problem(item: ErrorDetails) -> str:
         return f"{name}: unknown key" + (f" (did you mean '{near[0]}'?)" if near else "")
     if item["type"] == "missing":
         return f"{name}: is required"
-    return mask_secrets(f"{name}: {item['msg'][0].lower() + item['msg'][1:]}, got {item['input']!r}")
+    told = f"{name}: {item['msg'][0].lower() + item['msg'][1:]}, got {item['input']!r}"
+    if item["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", str(item.get("ctx", {}).get("expected", "")))
+        near = difflib.get_close_matches(str(item["input"]), known, n=1)
+        told += f" (did you mean '{near[0]}'?)" if near else ""
+    return mask_secrets(told)
 
 
 def _known_keys(loc: Sequence[int | str]) -> list[str]:

@@ -27,8 +27,8 @@ def _settings_options(command: Any) -> Any:
     """Add a flag per setting of a training; a flag that is not given leaves the paper's default."""
     options = (
         click.option(
-            "--method", type=click.Choice(["qlora", "lora", "full"]),
-            help="4-bit base, base as it is, or all weights without an adapter [qlora].",
+            "--method", type=click.Choice(["qlora", "lora", "full", "dpo"]),
+            help="4-bit base, base as it is, all weights without an adapter, or pairs [qlora; dpo for pairs].",
         ),
         click.option(
             "--memory", type=click.Choice(["auto", "8gb", "12gb", "16gb", "24gb"]),
@@ -40,6 +40,10 @@ def _settings_options(command: Any) -> Any:
         click.option("--learning-rate", type=float, help="[2e-4; from 34B parameters on 1e-4; --method full 1e-5]."),
         click.option(
             "--schedule", type=click.Choice(["constant", "linear", "cosine"]), help="Of the learning rate [constant]."
+        ),
+        click.option("--beta", "dpo_beta", type=float, help="Pairs: how strongly to hold to the base [0.1]."),
+        click.option(
+            "--dpo-learning-rate", type=float, help="For pairs [a fortieth of --learning-rate]."
         ),
         click.option("--batch-size", type=int, help="Examples per optimizer step [96]."),
         click.option("--micro-batch-size", type=int, help="Examples computed at once [as --memory has room for]."),
@@ -102,6 +106,8 @@ def train(
 ) -> None:
     """Fit a LoRA adapter to the base with the examples of TRAIN.jsonl (`lema build` writes them).
 
+    A file of pairs (`lema build --format preference`) is learnt from by DPO.
+
     The same command again goes on from the last checkpoint. Given the folder of a RUN that is built, its arms are
     trained as its recipe says; `lema run` then goes on with the export.
 
@@ -144,13 +150,14 @@ def _train_file(
     *,
     is_json: bool,
 ) -> None:
+    from lema_local.formats import read_examples
     from lema_local.jsonl import read_records
     from lema_local.records import TrainingExample
     from lema_local.stages.train import train_arm
     from lema_local.training.base import Validation
     from lema_local.training.local import LocalTrainer
 
-    examples = read_records(train_path, TrainingExample)
+    examples = read_examples(train_path)
     validation = Validation(read_records(held_out_path, TrainingExample)) if held_out_path else None
     trainer = LocalTrainer(base, gguf)
     student = _open_student(gguf, prompt_style) if gguf else None

@@ -13,18 +13,19 @@ from pydantic import TypeAdapter
 
 from lema_local.answers.grading import grade_path
 from lema_local.errors import NoRoom
+from lema_local.formats import record_of
 from lema_local.pipeline.context import Run
 from lema_local.prompts import load_cot_prompt
 from lema_local.recipe import NOT_IN_RESULT
-from lema_local.records import Question, TrainingExample
+from lema_local.records import PreferenceExample, Question
 from lema_local.runs import MadeFrom, Manifest, StageFolder
 from lema_local.sampling import sample_into_file
 from lema_local.stage_runner import Outcome, Work
-from lema_local.stages.build import MATCHED, build_held_out
+from lema_local.stages.build import ALWAYS, MATCHED, build_held_out
 from lema_local.stages.export import answer_greedily, check_exported, describe_divergence, write_merged
 from lema_local.stages.sample import greedy_settings
 from lema_local.stages.train import train_arm
-from lema_local.training.base import FidelityResult, TrainResult, TrainSettings, Validation
+from lema_local.training.base import DPO_SETTINGS, FidelityResult, TrainResult, TrainSettings, Validation
 from lema_local.wiring import open_run_student, quantize_gguf, student_path, with_exported, write_use_files
 
 
@@ -33,7 +34,9 @@ def do_train(run: Run) -> None:
 
     def made_from(training: str) -> MadeFrom:
         settings = _train_settings(run, training)
-        own = settings.model_dump(mode="json", exclude=set(NOT_IN_RESULT["train"]) - {"arms"})
+        is_paired = record_of(run.trainings[training][0]) is PreferenceExample
+        unused = set(NOT_IN_RESULT["train"]) - {"arms"} | (set() if is_paired else set(DPO_SETTINGS))
+        own = settings.model_dump(mode="json", exclude=unused)
         return {
             "examples": run.runner.marks["build"],
             "base": run.base_identity,
@@ -54,7 +57,7 @@ def do_train(run: Run) -> None:
 def fit_arm(run: Run, training: str, out_dir: Path) -> TrainResult:
     """Train one arm's student from what stands in the run folder; returns at once where that has been done."""
     arm, _ = run.trainings[training]
-    examples = run.runner.read("build", f"{arm}.jsonl", TrainingExample)
+    examples = run.runner.read("build", f"{arm}.jsonl", record_of(arm))
     settings = _train_settings(run, training)
     with run.show(f"train {training}") as update, run.lend_student(decodes=False) as student:
         return train_arm(
@@ -143,8 +146,11 @@ def _train_settings(run: Run, training: str) -> TrainSettings:
     sizes = run.sizes
     by_length = run.recipe.build.match in ("tokens", "characters")
     # Where arms are equally long a pass is as many steps in each: shorter examples are more of them a step.
+    # Which other arms there are changes nothing.
     reference = (
-        min(sizes[one] for one in MATCHED) if by_length else max(sizes[one] for one in run.recipe.train.arms)
+        min(size for one, size in sizes.items() if one in MATCHED)
+        if by_length
+        else max(sizes[one] for one in ALWAYS)
     )
     steps = settings.max_steps or max(1, math.ceil(settings.epochs * reference / settings.batch_size))
     scale = sizes[arm] / reference if by_length and arm in MATCHED else 1.0

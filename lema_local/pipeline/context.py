@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from lema_local.formats import record_of
 from lema_local.recipe import Recipe
-from lema_local.records import Question, TrainingExample
+from lema_local.records import Question
 from lema_local.run_progress import ProgressFile, Show
 from lema_local.runs import Manifest, RunFolder, StageFolder
 from lema_local.stage_runner import StageRunner, save_chosen
-from lema_local.stages.build import MATCHED
+from lema_local.stages.build import ALWAYS
 from lema_local.students.base import PromptStyle, Student
 from lema_local.teachers.secrets import mask_secrets
 from lema_local.training.base import ExportResult, Trainer
@@ -88,8 +89,8 @@ class Run:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Examples by arm, of every training file."""
-        arms = dict.fromkeys((*MATCHED, *self.recipe.train.arms))
-        return {arm: len(self.runner.read("build", f"{arm}.jsonl", TrainingExample)) for arm in arms}
+        arms = dict.fromkeys((*ALWAYS, *self.recipe.train.arms))
+        return {arm: len(self.runner.read("build", f"{arm}.jsonl", record_of(arm))) for arm in arms}
 
     def trained_dir(self, training: str) -> Path:
         """Return where a training leaves its adapter, or its whole model."""

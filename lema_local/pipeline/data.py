@@ -12,18 +12,18 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from lema_local.datasets import split_validation
+from lema_local.formats import FORMATS
 from lema_local.grades import GRADES_FILE, read_grades
 from lema_local.jsonl import write_records
 from lema_local.pipeline.context import Run
 from lema_local.prompts import load_cot_prompt
 from lema_local.recipe import settings_in_result
-from lema_local.records import Correction, Rationale
+from lema_local.records import Correction, Rationale, ReasoningPath
 from lema_local.runs import MadeFrom, Manifest, StageFolder, fingerprint
 from lema_local.sampling import SampleWatch, expected_paths, sample_into_file
 from lema_local.stage_runner import Outcome, save_chosen
 from lema_local.stages.build import (
-    MATCHED,
-    UNMATCHED,
+    ALWAYS,
     build_arms,
     count_examples,
     match_arms,
@@ -138,15 +138,17 @@ def do_build(run: Run) -> None:
         "build": settings_in_result(run.recipe, "build"),
         "test questions": run.runner.marks["test questions"],
         **({"tokenizer": run.student_identity} if settings.match == "tokens" else {}),
-        **({"arms": run.recipe.train.arms} if UNMATCHED in run.recipe.train.arms else {}),
+        **({"arms": run.recipe.train.arms} if set(run.recipe.train.arms) - set(ALWAYS) else {}),
     }
 
     def work(folder: StageFolder, _: Manifest) -> Outcome:
         accepted = run.runner.read("filter", "accepted.jsonl", Correction)
         has_rationales = run.recipe.augment is not None
         rationales = run.runner.read("augment", "rationales.jsonl", Rationale) if has_rationales else []
-        names = dict.fromkeys((*MATCHED, *run.recipe.train.arms))
-        built = build_arms(run.questions["train"], accepted, rationales, settings, tuple(names))
+        names = tuple(dict.fromkeys((*ALWAYS, *run.recipe.train.arms)))
+        shows_right = any(FORMATS[name].render_right for name in names)
+        paths = run.runner.read("sample", "paths.jsonl", ReasoningPath) if shows_right else []
+        built = build_arms(run.questions["train"], accepted, rationales, settings, names, paths)
         arms, certificates = remove_contaminated(
             built, run.questions["train"], run.questions["test"], settings
         )

@@ -348,9 +348,9 @@ def _require_examples(built: Built) -> None:
             "there is nothing to train on: no gold rationale, no accepted rationale and no accepted correction",
             hint="more samples a question find more mistakes; gold_rationale in --map names your own rationales",
         )
-    if empty := [arm for arm, examples in built.items() if not examples]:
+    if empty := [arm for arm, examples in built.items() if not examples and not FORMATS[arm].has_shared]:
         raise InputError(
-            f"there is nothing to train {empty[0]} on: no accepted correction",
+            f"there is nothing to train {empty[0]} on, since no correction was accepted",
             hint="more samples a question find more mistakes; a stronger teacher corrects more of them",
         )
 
@@ -375,7 +375,9 @@ def _fill_up(arms: Built, seed: int, measure: Measure) -> Built:
     }
 
 
-def _repeat(examples: Sequence[AnyExample], sizes: Sequence[int], missing: int, seed: int) -> list[AnyExample]:
+def _repeat(
+    examples: Sequence[AnyExample], sizes: Sequence[int], missing: int, seed: int
+) -> list[AnyExample]:
     repeated: list[AnyExample] = []
     order = list(zip(examples, sizes, strict=True))
     turn = 0

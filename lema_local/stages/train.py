@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lema_local.records import TrainingExample
+from lema_local.records import AnyExample
 from lema_local.students.base import Student
 from lema_local.training.base import (
     OnProgress,
@@ -26,7 +26,7 @@ from lema_local.training.base import (
 
 
 def train_arm(
-    examples: Sequence[TrainingExample],
+    examples: Sequence[AnyExample],
     trainer: Trainer,
     settings: TrainSettings,
     out_dir: Path,

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lema_local.records import TrainingExample
+from lema_local.records import AnyExample, TrainingExample
 
 OnProgress = Callable[[int, int, dict[str, float]], None]
 """Called with (optimizer steps done, steps in all, values such as {"loss": 1.2})."""
@@ -39,9 +39,16 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["qlora", "lora", "full"] = "qlora"
+    method: Literal["qlora", "lora", "full", "dpo"] = "qlora"
     """`qlora`: the base in NF4 with double quantization [P, R]; `lora`: the base as it is; `full`: all weights are
-    trained, no adapter."""
+    trained, no adapter; `dpo`: as `qlora`, from pairs instead of examples, by direct preference optimization. A file of
+    pairs (the arm `preference`) is trained so by `qlora` and `lora`, too."""
+    dpo_beta: float = Field(0.1, gt=0)
+    """How strongly a student that learns from pairs is held to the base, which is its reference. Source: TRL's default
+    and the most used value (Rafailov et al. 2023, arXiv 2305.18290)."""
+    dpo_learning_rate: float | None = Field(None, gt=0)
+    """For pairs. None: a fortieth of `learning_rate`, as the alignment handbook goes from 2e-4 to 5e-6 with QLoRA
+    (huggingface/alignment-handbook, recipes/zephyr-7b-beta)."""
     memory: Literal["auto", "8gb", "12gb", "16gb", "24gb"] = "auto"
     """The card that the layout of a step is chosen for: examples at once, packing, checkpointing; the result stays.
     `auto`: what is free on this machine."""
@@ -98,6 +105,11 @@ class TrainSettings(BaseModel):
         """What a training leaves: names its folder, and its GGUF."""
         return "model" if self.method == "full" else "adapter"
 
+    @property
+    def is_quantized(self) -> bool:
+        """True where the base is in NF4."""
+        return self.method in ("qlora", "dpo")
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -111,6 +123,10 @@ class Validation:
 
 LAYOUT_SETTINGS = ("memory", "micro_batch_size", "is_packed", "has_gradient_checkpointing")
 """How a step is computed, not what comes of it: they may change between a start and the next."""
+
+
+DPO_SETTINGS = ("dpo_beta", "dpo_learning_rate")
+"""Settings of a training on pairs alone."""
 
 
 class BaseFacts(BaseModel):
@@ -285,7 +301,7 @@ class Trainer(Protocol):
 
     def train(
         self,
-        examples: Sequence[TrainingExample],
+        examples: Sequence[AnyExample],
         settings: TrainSettings,
         out_dir: Path,
         on_progress: OnProgress,

@@ -174,7 +174,7 @@ def _compute_in_torch(
         model = load_adapter(model, adapter_dir)
     answers = answer_greedily(model, encoder, prompts, stop_ids, max_tokens)
     divergence, without = (_measure_divergence(model, answers, one) for one in exported)
-    if settings.method != "qlora":
+    if not settings.is_quantized:
         return _InTorch(answers, None, None, divergence, without)
     compared = _first_positions(answers, KL_POSITIONS)
     expected = [position_logits(model, answer).cpu() for answer in compared]

@@ -104,6 +104,7 @@ def lay_out(
     budget: int,
     *,
     processes: int = 1,
+    is_even: bool = False,
 ) -> LaidOut:
     """Decide what the settings leave open, and lay out every step.
 
@@ -114,13 +115,14 @@ def lay_out(
         lengths: Tokens of each example.
         budget: Bytes that the training may take.
         processes: That share each step.
+        is_even: Equally many examples in each micro-batch: their losses are averaged, not those of the examples.
 
     Raises:
         InputError: If it cannot fit; with the nearest setting that does.
     """
     settings = settings.model_copy(update={"learning_rate": learning_rate_for(settings, shape)})
     if shape is None:
-        return _lay_out_blindly(settings, compute, lengths, processes)
+        return _lay_out_blindly(settings, compute, lengths, processes, is_even=is_even)
     machine = machine_of(compute)
     given = settings.micro_batch_size
     settings = settings.model_copy(
@@ -135,6 +137,8 @@ def lay_out(
     settings = settings.model_copy(update={"has_gradient_checkpointing": recomputes})
     if given is None:
         given = _most_examples(settings, lengths, found.layout.tokens_at_once, compute, processes)
+    if is_even:
+        given = _even_size(settings.batch_size, given, processes)
     settings = settings.model_copy(update={"micro_batch_size": given})
     plan = _plan(settings, lengths, given, processes)
     layout = Layout(widest_row(plan, lengths, settings), recomputes, bool(settings.is_packed))
@@ -166,8 +170,13 @@ def _most_examples(
     return choices[low]
 
 
+def _even_size(batch_size: int, most: int, processes: int) -> int:
+    """Return the most examples at once, at most `most`, that give equally large micro-batches."""
+    return max(size for size in range(1, most + 1) if size == 1 or batch_size % (size * processes) == 0)
+
+
 def _lay_out_blindly(
-    settings: TrainSettings, compute: Compute, lengths: Sequence[int], processes: int
+    settings: TrainSettings, compute: Compute, lengths: Sequence[int], processes: int, *, is_even: bool
 ) -> LaidOut:
     given = {
         "is_packed": compute.is_cuda,
@@ -177,7 +186,11 @@ def _lay_out_blindly(
     settings = settings.model_copy(
         update={name: value for name, value in given.items() if getattr(settings, name) is None}
     )
-    plan = _plan(settings, lengths, settings.micro_batch_size or 1, processes)
+    at_once = settings.micro_batch_size or 1
+    if is_even:
+        at_once = _even_size(settings.batch_size, at_once, processes)
+        settings = settings.model_copy(update={"micro_batch_size": at_once})
+    plan = _plan(settings, lengths, at_once, processes)
     return LaidOut(settings, plan, widest_row(plan, lengths, settings), None)
 
 

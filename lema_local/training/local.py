@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lema_local.errors import InputError, RunStateError
 from lema_local.jsonl import finish
-from lema_local.records import TrainingExample
+from lema_local.records import AnyExample
 from lema_local.runs import fingerprint, hash_file, library_versions, write_text
 from lema_local.training.base import (
     LAYOUT_SETTINGS,
@@ -45,12 +44,15 @@ from lema_local.training.models import (
     memory_bytes,
 )
 from lema_local.training.parity import check_same_tokens
+from lema_local.training.preference import choose_learning_rate, choose_method, settings_of_pairs
 from lema_local.training.processes import this_process
 from lema_local.training.qlora import CHECKPOINTS, Job, fit, wait_for_everyone
 from lema_local.training.shapes import ModelShape, read_shape
 from lema_local.training.table import describe_examples, describe_layout
 from lema_local.training.tokens import (
+    Encoded,
     EncodedExample,
+    EncodedPair,
     Encoder,
     check_labels,
     encode_examples,
@@ -99,7 +101,7 @@ class LocalTrainer:
     @borrowed_memory()
     def train(
         self,
-        examples: Sequence[TrainingExample],
+        examples: Sequence[AnyExample],
         settings: TrainSettings,
         out_dir: Path,
         on_progress: OnProgress,
@@ -109,19 +111,19 @@ class LocalTrainer:
         tell: Tell = ignore,
     ) -> TrainResult:
         """Fit an adapter; see `Trainer.train`."""
-        settings = _own_settings(settings)
+        settings = choose_method(_own_settings(settings), examples)
         encoder = Encoder(self.base, settings.prompt_style)
         if reader is not None:
             check_same_tokens(encoder, reader, (example.prompt for example in examples))
         encoded, left_out = encode_examples(encoder, examples, settings.max_length)
-        check_labels(((example.id, example.labels) for example in encoded), self.base.facts.stop_ids)
-        held_out = _encode_held_out(encoder, validation, settings)
+        check_labels((row for example in encoded for row in example.rows), self.base.facts.stop_ids)
+        held_out = _encode_held_out(encoder, validation, settings, tell, is_paired=_is_paired(encoded))
         key = _fingerprint(self.base, settings, encoded, held_out)
         finished = _finished(out_dir / settings.outcome, key)
         if finished is not None:
             return finished
         compute = choose_compute()
-        if settings.method == "qlora":
+        if settings.is_quantized:
             check_quantization(compute)
         laid_out = self._lay_out(encoded, settings, compute)
         for line in (*describe_examples(encoded, left_out, settings.max_length), describe_layout(laid_out)):
@@ -164,7 +166,7 @@ class LocalTrainer:
             adapter_dir=target,
             optimizer_steps=plan.steps,
             examples=len(encoded),
-            tokens=sum(len(example.input_ids) for example in encoded),
+            tokens=sum(example.tokens for example in encoded),
             trained_tokens=sum(example.trained_tokens for example in encoded),
             trained_tokens_by_kind=_by_kind(encoded),
             left_out_ids=tuple(left_out),
@@ -192,14 +194,16 @@ class LocalTrainer:
         wait_for_everyone()
         return result
 
-    def _lay_out(
-        self, encoded: Sequence[EncodedExample], settings: TrainSettings, compute: Compute
-    ) -> LaidOut:
+    def _lay_out(self, encoded: Sequence[Encoded], settings: TrainSettings, compute: Compute) -> LaidOut:
         total, free = memory_bytes(compute)
         budget = find_budget(settings, compute, total=total, free=free)
-        lengths = [len(example.input_ids) for example in encoded]
+        lengths = [example.width for example in encoded]
+        shape, is_paired = self._shape(settings), _is_paired(encoded)
+        if is_paired:
+            rate = choose_learning_rate(settings, shape)
+            settings = settings.model_copy(update={"learning_rate": rate})
         count = this_process().count
-        return lay_out(settings, compute, self._shape(settings), lengths, budget, processes=count)
+        return lay_out(settings, compute, shape, lengths, budget, processes=count, is_even=is_paired)
 
     def _shape(self, settings: TrainSettings) -> ModelShape | None:
         try:
@@ -300,31 +304,39 @@ def _own_settings(settings: TrainSettings) -> TrainSettings:
     return TrainSettings.model_validate(settings.model_dump(include=set(TrainSettings.model_fields)))
 
 
+def _is_paired(encoded: Sequence[Encoded]) -> bool:
+    return isinstance(encoded[0], EncodedPair)
+
+
 def _encode_held_out(
-    encoder: Encoder, validation: Validation | None, settings: TrainSettings
+    encoder: Encoder, validation: Validation | None, settings: TrainSettings, tell: Tell, *, is_paired: bool
 ) -> list[EncodedExample]:
     if validation is None or not validation.examples or settings.validate_every_steps is None:
         return []
-    return encode_examples(encoder, validation.examples, settings.max_length)[0]
+    if is_paired and settings.validate_answers_every != 1:
+        tell(
+            "The loss of held-out examples says little of what is learnt from pairs: the last adapter is the one kept"
+            " (train.validate_answers_every: 1 chooses by answers)"
+        )
+        return []
+    encoded = encode_examples(encoder, validation.examples, settings.max_length)[0]
+    return [one for one in encoded if isinstance(one, EncodedExample)]
 
 
 def _fingerprint(
     base: Base,
     settings: TrainSettings,
-    encoded: Sequence[EncodedExample],
+    encoded: Sequence[Encoded],
     held_out: Sequence[EncodedExample],
 ) -> str:
     """Return a hash of what decides the adapter, down to the order of the batches."""
-
-    def plain(examples: Sequence[EncodedExample]) -> list[list[Any]]:
-        return [[example.id, example.prompt_length, example.input_ids] for example in examples]
-
+    unused = NOT_IN_RESULT | settings_of_pairs(_is_paired(encoded))
     return fingerprint(
         {
             "base": base.facts.sha256,
-            "settings": settings.model_dump(mode="json", exclude=NOT_IN_RESULT),
-            "examples": plain(encoded),
-            "held_out": plain(held_out),
+            "settings": settings.model_dump(mode="json", exclude=unused),
+            "examples": [one.plain for one in encoded],
+            "held_out": [one.plain for one in held_out],
         }
     )
 
@@ -337,7 +349,7 @@ def _in_gib(laid_out: LaidOut) -> dict[str, float] | None:
     return {name: round(size / 2**30, 3) for name, size in parts.items()}
 
 
-def _by_kind(encoded: Sequence[EncodedExample]) -> dict[str, int]:
+def _by_kind(encoded: Sequence[Encoded]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for example in encoded:
         counts[example.kind] = counts.get(example.kind, 0) + example.trained_tokens

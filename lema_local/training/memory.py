@@ -337,7 +337,7 @@ def _changes(settings: TrainSettings, longest: int) -> Iterator[tuple[str, dict[
     for examples in range((settings.micro_batch_size or 1) - 1, 0, -1):
         yield f"train.micro_batch_size: {examples}", {**layout, "micro_batch_size": examples}
     layout["micro_batch_size"] = None
-    if settings.method != "qlora":
+    if not settings.is_quantized:
         yield "train.method: qlora", {**layout, "method": "qlora"}
     for length in range((longest - 1) // 128 * 128, 0, -128):
         yield f"train.max_length: {length}", {**layout, "max_length": length}
@@ -355,7 +355,7 @@ def _weight_bytes(shape: ModelShape, settings: TrainSettings, machine: Machine) 
     if settings.method == "full":
         return shape.parameters * (4 + _copy_bytes(machine))
     plain = shape.embedding_weights + shape.small_weights
-    if settings.method == "qlora":
+    if settings.is_quantized:
         return int(shape.linear_weights * NF4_BYTES) + plain * machine.float_bytes
     return shape.parameters * machine.float_bytes
 
@@ -365,7 +365,7 @@ def _activation_bytes(shape: ModelShape, settings: TrainSettings, layout: Layout
     tokens, hidden, width = layout.tokens_at_once, shape.hidden_size, machine.float_bytes
     one_layer = tokens * _kept_per_token(shape, settings, machine)
     in_flight = tokens * width * (3 * shape.intermediate_size + 2 * hidden)
-    if settings.method == "qlora":  # a matrix is dequantized where its layer is computed
+    if settings.is_quantized:  # a matrix is dequantized where its layer is computed
         in_flight += width * max(wide * high for wide, high in shape.linears)
     if layout.is_packed:  # who may see whom, as sdpa takes it: a byte, and a number, a pair of tokens
         in_flight += tokens * tokens * (1 + width)

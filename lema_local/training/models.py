@@ -109,7 +109,7 @@ def load_for_training(
     The weights of a whole model are float32, computed with in the dtype of `compute`: in 16 bits a step of the
     learning rate is lost in rounding. `is_sharded`: the model is to be spread over cards (FSDP).
     """
-    if settings.method == "qlora":
+    if settings.is_quantized:
         return load_nf4(folder, compute, is_sharded=is_sharded)
     return load_plain(folder, Compute(compute.device, "float32") if settings.method == "full" else compute)
 

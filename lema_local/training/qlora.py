@@ -1,4 +1,4 @@
-"""Fitting an adapter: TRL's SFTTrainer with peft and bitsandbytes, one code path for GPU and CPU.
+"""Fitting an adapter: TRL's SFTTrainer (or DPOTrainer) with peft and bitsandbytes, one code path for GPU and CPU.
 
 Reads   a base folder, encoded examples, settings
 Writes  OUT/adapter/ (renamed into place, last), OUT/train_log.jsonl, OUT/checkpoints/ while it runs
@@ -31,8 +31,9 @@ from lema_local.training.checkpoints import (
 )
 from lema_local.training.libraries import quiet_libraries
 from lema_local.training.models import Compute, load_for_training, read_dtype
+from lema_local.training.preference import collate_pairs, make_pair_trainer, pair_config
 from lema_local.training.processes import Processes
-from lema_local.training.tokens import EncodedExample
+from lema_local.training.tokens import Encoded, EncodedExample, EncodedPair
 from lema_local.training.validation import (
     BEST,
     BEST_NAME,
@@ -52,7 +53,7 @@ class Job:
     """Everything that one training needs."""
 
     base_folder: Path
-    examples: Sequence[EncodedExample]
+    examples: Sequence[Encoded]
     plan: BatchPlan
     settings: TrainSettings
     compute: Compute
@@ -65,6 +66,11 @@ class Job:
     """Pass@1 of an adapter's folder on the held-out questions."""
     processes: Processes = Processes()  # noqa: RUF009 - frozen
     tell: Tell = ignore
+
+    @property
+    def is_paired(self) -> bool:
+        """True where the examples are pairs."""
+        return isinstance(self.examples[0], EncodedPair)
 
 
 @dataclass(slots=True)
@@ -193,15 +199,15 @@ def _make_trainer(job: Job, journal: _Journal) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     _check_reporting(job)
-    arguments = SFTConfig(**_arguments(job))
-    if job.processes.count == 1 and arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # transformers would take all cards, which TRL refuses
+    config = pair_config(_arguments(job), job.settings) if job.is_paired else SFTConfig(**_arguments(job))
+    if job.processes.count == 1 and config.n_gpu > 1:
+        config._n_gpu = 1  # transformers would take all cards, which TRL refuses
     is_sharded = job.processes.is_sharded
     model = load_for_training(job.base_folder, job.settings, job.compute, is_sharded=is_sharded)
     callback, validate = _make_callback(journal)
-    trainer = SFTTrainer(
+    trainer = (make_pair_trainer if job.is_paired else SFTTrainer)(
         model=model,
-        args=arguments,
+        args=config,
         train_dataset=datasets.Dataset.from_dict({"positions": job.plan.micro_batches}),
         data_collator=_make_collator(job),
         processing_class=job.tokenizer,
@@ -310,7 +316,12 @@ def _make_collator(job: Job) -> Callable[[list[dict[str, Any]]], dict[str, Any]]
             for row in rows
             for one in row.get("examples") or [job.examples[position] for position in row["positions"]]
         ]
-        return dict(collate([{"input_ids": one.input_ids, "labels": one.labels} for one in chosen]))
+        if isinstance(chosen[0], EncodedPair):
+            return collate_pairs(chosen, collate_examples)
+        return collate_examples(chosen)
+
+    def collate_examples(examples: list[EncodedExample]) -> dict[str, Any]:
+        return dict(collate([{"input_ids": one.input_ids, "labels": one.labels} for one in examples]))
 
     return collate_row
 
@@ -374,7 +385,7 @@ class _Journal:
         plan = self._job.plan
         start = (step - 1) * plan.micro_batches_per_step
         rows = plan.micro_batches[start : start + plan.micro_batches_per_step]
-        return sum(len(self._job.examples[position].input_ids) for row in rows for position in row)
+        return sum(self._job.examples[position].tokens for row in rows for position in row)
 
 
 def _make_callback(journal: _Journal) -> tuple[Any, Callable[[Looks], None]]:

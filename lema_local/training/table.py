@@ -6,18 +6,16 @@ from collections.abc import Sequence
 
 from lema_local.training.layout import LaidOut
 from lema_local.training.memory import GIB, describe_parts
-from lema_local.training.tokens import EncodedExample, name_some
+from lema_local.training.tokens import Encoded, name_some
 
 
-def describe_examples(
-    encoded: Sequence[EncodedExample], left_out: Sequence[str], max_length: int
-) -> list[str]:
+def describe_examples(encoded: Sequence[Encoded], left_out: Sequence[str], max_length: int) -> list[str]:
     """Return a table of examples, tokens and trained tokens by kind, and what was left out."""
     lines = [f"{'kind':<12}{'examples':>10}{'tokens':>12}{'trained':>12}{'longest':>9}"]
     kinds = sorted({example.kind for example in encoded})
     rows = [(kind, [one for one in encoded if one.kind == kind]) for kind in kinds]
     for kind, some in [*rows, ("all", list(encoded))] if len(rows) > 1 else rows:
-        lengths = [len(one.input_ids) for one in some]
+        lengths = [one.tokens for one in some]
         trained = sum(one.trained_tokens for one in some)
         lines.append(f"{kind:<12}{len(some):>10,}{sum(lengths):>12,}{trained:>12,}{max(lengths):>9,}")
     told = f": {name_some(left_out)}" if left_out else ""

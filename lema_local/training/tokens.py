@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lema_local.errors import InputError
-from lema_local.records import TrainingExample
+from lema_local.records import AnyExample, PreferenceExample, TrainingExample
 from lema_local.training.base import ParityPrompt
 from lema_local.training.bases import Base
 from lema_local.training.libraries import quiet_libraries
@@ -25,16 +25,88 @@ class EncodedExample:
     kind: str
     input_ids: list[int]
     prompt_length: int
+    masked: frozenset[int] = frozenset()
+    """Positions in `input_ids` behind the prompt that carry no loss all the same."""
+
+    @property
+    def width(self) -> int:
+        """Tokens that it takes in a row."""
+        return len(self.input_ids)
+
+    @property
+    def tokens(self) -> int:
+        """All its tokens."""
+        return len(self.input_ids)
 
     @property
     def trained_tokens(self) -> int:
         """Tokens that carry loss."""
-        return len(self.input_ids) - self.prompt_length
+        return len(self.input_ids) - self.prompt_length - len(self.masked)
 
     @property
     def labels(self) -> list[int]:
-        """As long as `input_ids`; -100 on the prompt."""
-        return [IGNORED] * self.prompt_length + self.input_ids[self.prompt_length :]
+        """As long as `input_ids`; -100 on the prompt and on what is masked."""
+        return [
+            IGNORED if position < self.prompt_length or position in self.masked else token
+            for position, token in enumerate(self.input_ids)
+        ]
+
+    @property
+    def rows(self) -> list[tuple[str, list[int]]]:
+        """Id and labels of what goes into the loss."""
+        return [(self.id, self.labels)]
+
+    @property
+    def plain(self) -> list[Any]:
+        """What is trained on, for a fingerprint."""
+        masked = [sorted(self.masked)] if self.masked else []
+        return [self.id, self.prompt_length, self.input_ids, *masked]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """Two ways to go on from the same beginning; the loss is on what follows it, stop tokens included."""
+
+    chosen: EncodedExample
+    rejected: EncodedExample
+
+    @property
+    def id(self) -> str:
+        """Of the pair."""
+        return self.chosen.id
+
+    @property
+    def kind(self) -> str:
+        """Of the pair."""
+        return self.chosen.kind
+
+    @property
+    def width(self) -> int:
+        """Tokens that both take in a padded batch."""
+        return 2 * max(self.chosen.width, self.rejected.width)
+
+    @property
+    def tokens(self) -> int:
+        """All tokens of both."""
+        return self.chosen.tokens + self.rejected.tokens
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of both that carry loss."""
+        return self.chosen.trained_tokens + self.rejected.trained_tokens
+
+    @property
+    def rows(self) -> list[tuple[str, list[int]]]:
+        """Id and labels of what goes into the loss."""
+        return [*self.chosen.rows, *self.rejected.rows]
+
+    @property
+    def plain(self) -> list[Any]:
+        """What is trained on, for a fingerprint."""
+        return [self.chosen.plain, self.rejected.plain]
+
+
+Encoded = EncodedExample | EncodedPair
 
 
 class Encoder:
@@ -91,11 +163,42 @@ class Encoder:
         return text, self._ids(text, has_special=True)
 
     def encode(self, example: TrainingExample) -> EncodedExample:
-        """Return prompt, completion and stop token as ids."""
+        """Return prompt, completion and stop token as ids.
+
+        A token that holds a character of a masked part carries no loss.
+        """
         prompt = self.prompt_ids(example.prompt)
-        completion = self._continuation(example.prompt, prompt, example.completion)
+        completion, before = self._continuation(example.prompt, prompt, example.completion)
         ids = [*prompt, *completion, self._facts.eos_id]
-        return EncodedExample(example.id, example.kind, ids, len(prompt))
+        # From the end: a BOS has no place in the text.
+        places = self._places(before + example.completion)[-len(completion) :] if example.masked else []
+        masked = frozenset(
+            len(prompt) + position
+            for position, (start, end) in enumerate(places)
+            if any(
+                start - len(before) < until and end - len(before) > since for since, until in example.masked
+            )
+        )
+        return EncodedExample(example.id, example.kind, ids, len(prompt), masked)
+
+    def encode_pair(self, example: PreferenceExample) -> EncodedPair:
+        """Return both ways as prompt, completion and stop token; the steps they begin with carry no loss."""
+        asked, begun = example.prompt[: example.answer_start], example.prompt[example.answer_start :]
+        chosen, rejected = (
+            self.encode(
+                TrainingExample(
+                    id=example.id,
+                    kind="cot",
+                    prompt=asked,
+                    completion=begun + way,
+                    question_id=example.question_id,
+                    source={},
+                    masked=[(0, len(begun))],
+                )
+            )
+            for way in (example.chosen, example.rejected)
+        )
+        return EncodedPair(replace(chosen, kind=example.kind), replace(rejected, kind=example.kind))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of an answer, without special tokens."""
@@ -117,18 +220,29 @@ class Encoder:
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=not has_special).input_ids
         )
 
-    def _continuation(self, prompt_text: str, prompt: list[int], completion: str) -> list[int]:
-        """Return the completion's ids after the prompt's: as one text where the border holds, else alone.
+    def _places(self, text: str) -> list[tuple[int, int]]:
+        """Return [start, end) in the text of each token of `_plain_ids`, in characters."""
+        found = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        # Some tokenizers leave leading blanks out, and so say that a token of blanks is nowhere.
+        return [(min(start, end - 1), end) for start, end in found.offset_mapping]
 
-        Where a token would span the border, the student never sees that token: it goes on from the prompt's ids.
+    def _continuation(self, prompt_text: str, prompt: list[int], completion: str) -> tuple[list[int], str]:
+        """Return the completion's ids after the prompt's, and the text before it as it was cut.
+
+        It is cut as one text with the prompt where the border holds, else alone: where a token would span the border,
+        the student never sees that token, it goes on from the prompt's ids.
         """
         if not self.is_chat:
             whole = self._ids(prompt_text + completion, has_special=False)
             if whole[: len(prompt)] == prompt:
-                return whole[len(prompt) :]
+                return whole[len(prompt) :], prompt_text
         # After a line end, so that a tokenizer that puts a space before every text does not put one here.
         anchor, anchored = self._plain_ids("\n"), self._plain_ids("\n" + completion)
-        return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else self._plain_ids(completion)
+        if anchored[: len(anchor)] == anchor:
+            return anchored[len(anchor) :], "\n"
+        return self._plain_ids(completion), ""
 
 
 def _put_spaces_as_llama_cpp(backend: Any) -> None:
@@ -148,30 +262,37 @@ def _put_spaces_as_llama_cpp(backend: Any) -> None:
 
 
 def encode_examples(
-    encoder: Encoder, examples: Iterable[TrainingExample], max_length: int
-) -> tuple[list[EncodedExample], list[str]]:
+    encoder: Encoder, examples: Iterable[AnyExample], max_length: int
+) -> tuple[list[Encoded], list[str]]:
     """Return the examples that fit, and the ids of those that are longer than `max_length` tokens.
 
     Raises:
-        InputError: If an example has an empty completion, or none is left.
+        InputError: If an example has nothing to learn, or none is left.
     """
     examples = list(examples)
-    empty = [example.id for example in examples if not example.completion.strip()]
+    empty = [example.id for example in examples if not all(text.strip() for text in example.targets)]
     if empty:
         raise InputError(
             f"{len(empty)} training example(s) have no completion, so nothing to learn: {name_some(empty)}",
             hint="build the training files again, or remove these lines",
         )
-    encoded = [encoder.encode(example) for example in examples]
-    fitting = [example for example in encoded if len(example.input_ids) <= max_length]
-    left_out = [example.id for example in encoded if len(example.input_ids) > max_length]
+    encoded = [_encode(encoder, example) for example in examples]
+    lengths = [one.width // 2 if isinstance(one, EncodedPair) else one.width for one in encoded]
+    fitting = [one for one, length in zip(encoded, lengths, strict=True) if length <= max_length]
+    left_out = [one.id for one, length in zip(encoded, lengths, strict=True) if length > max_length]
     if not fitting:
-        longest = max((len(example.input_ids) for example in encoded), default=0)
         raise InputError(
-            f"no training example fits into {max_length} tokens (there are {len(encoded)}, the longest has {longest})",
+            f"no training example fits into {max_length} tokens (there are {len(encoded)}, the longest has"
+            f" {max(lengths, default=0)})",
             hint="raise max_length, or give a file with examples",
         )
     return fitting, left_out
+
+
+def _encode(encoder: Encoder, example: AnyExample) -> Encoded:
+    if isinstance(example, PreferenceExample):
+        return encoder.encode_pair(example)
+    return encoder.encode(example)
 
 
 def check_labels(rows: Iterable[tuple[str, Sequence[int]]], stop_ids: Sequence[int]) -> None:
