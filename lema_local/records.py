@@ -230,7 +230,8 @@ class ArmComparison(Record):
     p_holm: float | None = None
     """The same after Holm's correction for `tests` tests; None in files of before."""
     tests: int = 1
-    """Tests of this pair of arms that are judged together: its datasets, or its groups."""
+    """Tests that are judged together: of all pairs of trained arms (or all pairs with the base) on all datasets, or
+    groups."""
     difference: float
     """pass@1 of the second less that of the first."""
     low: float

@@ -293,7 +293,7 @@ class ArmComparison:
         holm = (
             ""
             if self.p_holm is None
-            else f", {format_p(self.p_holm)} with Holm's correction for {self.tests} tests"
+            else f", {format_p(self.p_holm)} with Holm's correction for {self.tests} tests of arms and datasets"
         )
         return (
             f"{second} answers {self.correct_second:,} of {self.n:,} questions rightly, {first} "

@@ -239,8 +239,8 @@ def _predict(
 def compare(folders: tuple[Path, ...], is_json: bool) -> None:
     """Compare arms that answered the same questions: FOLDERS of `lema evaluate`, or of a run's 8_evaluate.
 
-    Exact McNemar test and paired bootstrap interval for every two arms on each dataset, Holm's correction over the
-    datasets, the smallest difference that the test could have shown, and what may be concluded.
+    Exact McNemar test and paired bootstrap interval for every two arms on each dataset, Holm's correction over
+    arms and datasets, the smallest difference that the test could have shown, and what may be concluded.
 
     \b
     Example:
@@ -287,6 +287,10 @@ def _read_predictions(folder: Path) -> dict[str, list[Prediction]]:
 # --- words --------------------------------------------------------------------------------------------------
 
 
+GROUPS_SHOWN = 12
+"""Comparisons by group; where many arms give more of them, a terminal would show little else."""
+
+
 def describe_scores(scores: Scores) -> list[str]:
     """Return scores and what may be concluded, in lines for a terminal; the report says all of it."""
     compared = {one.group.partition("=")[0] for one in scores.comparisons if one.group}
@@ -297,8 +301,12 @@ def describe_scores(scores: Scores) -> list[str]:
         for tag, groups in one.groups.items():
             if tag in compared or not scores.comparisons:
                 lines += [f"  {tag}={value}: {_describe_share(share)}" for value, share in groups.items()]
+    grouped = sum(one.group is not None for one in scores.comparisons)
     for comparison in scores.comparisons:
-        lines += ["", _describe_comparison(comparison)]
+        if comparison.group is None or grouped <= GROUPS_SHOWN:
+            lines += ["", _describe_comparison(comparison)]
+    if grouped > GROUPS_SHOWN:
+        lines += ["", f"{grouped} comparisons by group stand in the scores and in the report."]
     for spread in scores.seeds:
         lines += ["", f"{spread.dataset}: {spread.sentence}"]
     for best in scores.paper_style:
@@ -336,7 +344,9 @@ def _describe_comparison(one: ArmComparison) -> str:
     if one.group is None:
         power = f"This test could have shown a difference of {one.smallest_difference * 100:.1f} points."
         return f"{one.dataset}: {one.sentence} {power}"
-    holm = "" if one.p_holm is None else f", {one.p_holm:.2g} with Holm's correction for {one.tests} tests"
+    holm = (
+        f", {one.p_holm:.2g} with Holm's correction for {one.tests} tests" if one.p_holm is not None else ""
+    )
     return (
         f"{one.dataset}, {one.group}: {one.second} less {one.first} = {one.difference * 100:+.1f} points"
         f" (95 % {one.low * 100:+.1f} to {one.high * 100:+.1f}; exact McNemar p = {one.p_value:.2g}{holm},"

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from lema_local.contamination import Certificate
 from lema_local.errors import RunStateError
-from lema_local.records import Question, TrainingExample
+from lema_local.formats import record_of
+from lema_local.records import Question
 from lema_local.report import stage_lines
 from lema_local.report.data import LossCurve, NamedText, ReportData, StageLine, TrainedArm
 from lema_local.report.examples import EXAMPLE_SEED, count_examples, show_answers, show_corrections
@@ -162,12 +163,12 @@ def _read_arms(
     names = {path.name.split(".")[0] for path in (reader.run_dir / "5_build").glob("*.jsonl*")}
     for name in sorted(names, key=lambda one: rank(one, ARM_ORDER)):
         sources, characters, from_test = Counter[str](), 0, 0
-        for example in reader.read(f"5_build/{name}.jsonl", TrainingExample):
+        for example in reader.read(f"5_build/{name}.jsonl", record_of(name)):
             sources[str(example.source.get("kind", example.kind))] += 1
-            characters += len(example.completion)
+            characters += sum(map(len, example.targets))
             from_test += example.question_id in test_ids
             if example.kind not in shown:
-                shown[example.kind] = NamedText(example.kind, example.prompt + example.completion)
+                shown[example.kind] = NamedText(example.kind, example.prompt + example.targets[0])
         if from_test:
             reader.tell(
                 f"{from_test:,} training examples of arm {name} come from test questions: its scores are not to be"

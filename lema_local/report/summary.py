@@ -10,7 +10,12 @@ from lema_local.report.stage_lines import walk
 from lema_local.report.words import duration, number
 from lema_local.steps import number_steps
 
-UNMATCHED = "cot_unmatched"
+UNMATCHED: Mapping[str, str] = {
+    "cot_unmatched": "it is the setting of the paper's main table, plain rationales without the corrected solutions;"
+    " its difference to lema is also one of more examples",
+    "preference": "it has pairs alone, without the plain rationales of the other arms; its optimizer steps are as many",
+}
+"""Arms that are no part of the comparison by construction, and why."""
 QUANTITIES: Mapping[str, Callable[[TrainedArm], int | None]] = {
     "examples": lambda arm: arm.examples,
     "optimizer steps": lambda arm: arm.optimizer_steps,
@@ -25,7 +30,7 @@ QUANTITIES: Mapping[str, Callable[[TrainedArm], int | None]] = {
 def describe_matching(arms: Iterable[TrainedArm]) -> list[str]:
     """Say of each quantity whether the arms had the same of it, and how they differ where they had not."""
     every = list(arms)
-    known = [arm for arm in every if arm.name != UNMATCHED]
+    known = [arm for arm in every if arm.name not in UNMATCHED]
     if len(known) < 2:
         return []
     found: list[str | None] = []
@@ -34,11 +39,7 @@ def describe_matching(arms: Iterable[TrainedArm]) -> list[str]:
         if name == "characters to be learnt" and all(arm.trained_tokens is not None for arm in known):
             continue  # tokens say the same, better
         found.append(_describe_quantity(name, values))
-    if len(known) < len(every):
-        found.append(
-            f"{UNMATCHED} is not matched: it is the setting of the paper's main table, plain rationales without the "
-            "corrected solutions; its difference to lema is also one of more examples."
-        )
+    found += [f"{arm.name} is not matched: {UNMATCHED[arm.name]}." for arm in every if arm.name in UNMATCHED]
     return [sentence for sentence in found if sentence]
 
 
@@ -51,7 +52,7 @@ def _describe_quantity(name: str, values: Mapping[str, int | None]) -> str | Non
         return (
             f"The same in both arms: {name} ({least:,})."
             if len(counts) == 2
-            else f"The same: {name} ({least:,})."
+            else f"The same in all {len(counts)}: {name} ({least:,})."
         )
     listed = ", ".join(f"{arm} {value:,}" for arm, value in counts.items())
     more = f"; the largest has {100 * (most / least - 1):.1f} % more than the smallest" if least else ""

@@ -39,6 +39,10 @@ IsCorrect = Mapping[str, bool]
 """By question id. An answer without a verdict counts as not correct."""
 
 
+BASE_ROWS = ("base", "base_zero_shot")
+"""Names of the rows that no adapter was trained for."""
+
+
 class EvaluateSettings(BaseModel):
     """How arms are evaluated."""
 
@@ -287,14 +291,15 @@ def _list_places(asked: Mapping[str, Sequence[Question]], tags: Sequence[str]) -
 def _compare_all(places: Sequence[Place], correct: Mapping[str, IsCorrect]) -> list[ArmComparison]:
     """Compare every two arms in every place.
 
-    A pair's tests on all datasets are corrected together (Holm), and so are those on its groups.
+    The tests of trained arms among each other, on all datasets, are judged together (Holm's correction), and so are
+    those against the base, and of each the tests on groups: each of these answers a question of its own.
     """
     from lema_local.statistics import adjust_together
 
-    families: dict[tuple[str, str, bool], list[tuple[int, Comparison]]] = {}
+    families: dict[tuple[bool, bool], list[tuple[int, Comparison]]] = {}
     for position, (_, group, ids) in enumerate(places):
         for result in _compare_pairs(ids, correct):
-            families.setdefault((*result.names, group is None), []).append((position, result))
+            families.setdefault((_is_with_base(result.names), group is None), []).append((position, result))
     found = [
         (position, result)
         for family in families.values()
@@ -302,6 +307,11 @@ def _compare_all(places: Sequence[Place], correct: Mapping[str, IsCorrect]) -> l
     ]
     found.sort(key=lambda one: one[0])  # stable: pairs stay in their order
     return [_to_record(*places[position][:2], result) for position, result in found]
+
+
+def _is_with_base(names: tuple[str, str]) -> bool:
+    """True where one of the two rows is the base, by whichever prompt."""
+    return any(name in BASE_ROWS for name in names)
 
 
 def _compare_pairs(ids: Sequence[str], correct: Mapping[str, IsCorrect]) -> list[Comparison]:

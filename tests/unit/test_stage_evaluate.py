@@ -15,7 +15,14 @@ from lema_local.stages.evaluate import (
     score_predictions,
 )
 
-PROMPTS = {"base": "few", "cot": "zero", "lema": "zero", "cot-seed-1": "zero", "lema-seed-1": "zero"}
+PROMPTS = {
+    "base": "few",
+    "cot": "zero",
+    "lema": "zero",
+    "restart": "zero",
+    "cot-seed-1": "zero",
+    "lema-seed-1": "zero",
+}
 
 
 def ask(dataset: str, count: int, **tags: str) -> list[Question]:
@@ -126,6 +133,20 @@ def test_two_datasets_are_judged_together() -> None:
     assert second.p_holm == pytest.approx(second.p_value)
     assert first.tests == 2
     assert "with Holm's correction for 2 tests" in first.sentence
+
+
+def test_trained_arms_are_judged_together_and_apart_from_the_base() -> None:
+    questions = ask("one", 60)
+    arms = {"cot": 0, "lema": 7, "restart": 8}
+    scores = score(
+        questions, base=[False] * 60, **{arm: [n < many for n in range(60)] for arm, many in arms.items()}
+    )
+    tests = {(one.first, one.second): one for one in scores.comparisons}
+    assert {one.tests for one in tests.values()} == {3}
+    assert tests["cot", "restart"].p_holm == pytest.approx(3 * 2 / 2**8)
+    assert tests["cot", "lema"].p_holm == pytest.approx(2 * 2 / 2**7)
+    assert tests["base", "restart"].p_holm == pytest.approx(3 * 2 / 2**8)
+    assert "with Holm's correction for 3 tests of arms and datasets" in tests["cot", "lema"].sentence
 
 
 def test_holm_decides_what_may_be_concluded() -> None:
