@@ -223,7 +223,9 @@ NOT_IN_RESULT: dict[str, frozenset[str]] = {
     "train": frozenset({"arms", "seeds", "save_every_steps", "report_to", *LAYOUT_SETTINGS}),
 }
 """Settings that change how a result is reached, not the result: they are in no fingerprint."""
-UNLESS_SET: dict[str, frozenset[str]] = {"build": frozenset({"max_corrections"})}
+UNLESS_SET: dict[str, frozenset[str]] = {
+    "build": frozenset({"max_corrections", "mask_wrong_step", "right_paths"})
+}
 """Settings that are in a fingerprint only where they are set: runs made before there were such go on."""
 
 
@@ -233,7 +235,8 @@ def settings_in_result(recipe: Recipe, block: str) -> dict[str, Any]:
     if settings is None:
         return {}
     dumped: dict[str, Any] = settings.model_dump(mode="json", exclude=set(NOT_IN_RESULT.get(block, ())))
-    unset = {name for name in UNLESS_SET.get(block, ()) if dumped[name] is None}
+    fields = type(settings).model_fields
+    unset = {name for name in UNLESS_SET.get(block, ()) if dumped[name] == fields[name].default}
     return {name: value for name, value in dumped.items() if name not in unset}
 
 
