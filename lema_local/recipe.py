@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
 from lema_local.datasets import check_spec
@@ -162,12 +170,26 @@ class AugmentBlock(AugmentSettings):
 class TrainBlock(TrainSettings):
     """Stage 6: an adapter is fitted for each arm."""
 
-    arms: tuple[Arm, ...] = ("cot", "lema")
+    arms: tuple[Arm, ...] = Field(default=("cot", "lema"), validate_default=True)
     """Which arms are trained and evaluated, by their format (docs/formats.md): `cot`, `lema`, `fix-and-continue`,
     `restart`, `critique`, `preference`; `cot_unmatched` is the paper's main table: plain rationales alone, fewer
     examples than `lema`."""
     seeds: tuple[int, ...] = ()
     """Train each arm once more with each of these seeds: the scores get a mean and a spread."""
+
+    @field_validator("arms")
+    @classmethod
+    def _fit_the_method(cls, arms: tuple[Arm, ...], info: ValidationInfo) -> tuple[Arm, ...]:
+        method = info.data.get("method")
+        if method == "full" and "preference" in arms:
+            raise ValueError(
+                "preference needs an adapter (method: qlora or lora), its reference is the base without"
+            )
+        if method == "dpo" and set(arms) != {"preference"}:
+            raise ValueError(
+                "method: dpo is for preference alone; leave it at qlora, and preference is trained by DPO all the same"
+            )
+        return arms
 
 
 class ExportBlock(Block):

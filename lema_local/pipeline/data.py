@@ -147,7 +147,10 @@ def do_build(run: Run) -> None:
         rationales = run.runner.read("augment", "rationales.jsonl", Rationale) if has_rationales else []
         names = tuple(dict.fromkeys((*ALWAYS, *run.recipe.train.arms)))
         shows_right = any(FORMATS[name].render_right for name in names)
-        paths = run.runner.read("sample", "paths.jsonl", ReasoningPath) if shows_right else []
+        has_paths = run.runner.path(
+            "sample", "paths.jsonl"
+        ).is_file()  # not where corrections came from elsewhere
+        paths = run.runner.read("sample", "paths.jsonl", ReasoningPath) if shows_right and has_paths else []
         built = build_arms(run.questions["train"], accepted, rationales, settings, names, paths)
         arms, certificates = remove_contaminated(
             built, run.questions["train"], run.questions["test"], settings

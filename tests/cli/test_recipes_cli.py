@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -138,3 +139,25 @@ def test_a_test_set_that_is_trained_on_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "of 12 test question(s) are among the training questions" in done.stderr
     assert "what is trained on can test nothing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        ({"arms": ["cot", "restrat"]}, "train.arms.1: .*did you mean 'restart'"),
+        ({"arms": ["cot", "preference"], "method": "full"}, "preference needs an adapter"),
+        ({"method": "dpo"}, "method: dpo is for preference alone"),
+    ],
+)
+def test_arms_that_there_are_not_or_that_the_method_cannot_train_are_refused(
+    train: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    done = run("recipes", "check", write(tmp_path / "mine.yaml", train=train))
+    assert done.exit_code == 2
+    assert re.search(told, done.output)
+
+
+def test_every_format_is_an_arm(tmp_path: Path) -> None:
+    arms = ["cot", "lema", "fix-and-continue", "restart", "critique", "preference", "cot_unmatched"]
+    done = run("recipes", "check", write(tmp_path / "mine.yaml", train={"arms": arms}))
+    assert done.exit_code == 0, done.output
