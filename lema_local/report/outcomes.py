@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 
 from pydantic import ValidationError
 
+from lema_local.formats import ARMS
 from lema_local.jsonl import describe_validation
 from lema_local.records import Prediction, Scores
 from lema_local.report.data import Change, Outcome, Outcomes, is_base
 from lema_local.report.files import RunReader, rank
 
-ARM_ORDER = ("base", "base_zero_shot", "cot", "lema", "cot_unmatched")
+ARM_ORDER = ("base", "base_zero_shot", *ARMS)
 """Others follow by name."""
 EXAMPLES = "examples"
 """Folder in an arm's part of the evaluation: its answers to the questions whose corrections the report shows, in a

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from lema_local.corrections import list_steps
 from lema_local.records import Prediction, Question
 from lema_local.report.data import KindChange, Outcomes, WrongAnswers, is_base
 from lema_local.report.files import RunReader, choose_by_hash, find_questions
 from lema_local.report.outcomes import find_base, read_predictions
-from lema_local.stages.correct import list_steps
 from lema_local.teachers.mistakes import Fault, find_fault
 from lema_local.teachers.reference import explain_fault
 from lema_local.teachers.tracing import read_value
