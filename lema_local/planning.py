@@ -20,7 +20,7 @@ from lema_local.jsonl import read_records
 from lema_local.prompts import CotPrompt, format_correction, load_correction_prompt, load_cot_prompt
 from lema_local.recipe import QuestionSource, Recipe
 from lema_local.records import Correction, Question, ReasoningPath
-from lema_local.runs import RunFolder
+from lema_local.runs import Manifest, RunFolder, StageFolder
 from lema_local.stage_runner import STAGES
 from lema_local.stages.correct import (
     Mistake,
@@ -126,6 +126,8 @@ class RunPlan:
     why_no_train_hours: str | None
     answers: int
     """Given in the evaluation, by all arms."""
+    answer_hours: float | None
+    """None as for `train_hours`."""
     memory: list[str] = field(default_factory=list)
     """What training and export need, in words."""
     disk_gib: float | None = None
@@ -157,11 +159,14 @@ def plan_run(recipe: Recipe, run: Path, *, wrong_share: float = 0.5, reuse: Path
     paths = _count_paths(recipe, len(questions["train"]))
     examples = _count_examples(recipe, questions["train"], found.count)
     steps = _count_steps(recipe, examples)
-    sample_rate = _rate(run, "sample", "paths", {"student": recipe.student.model})
-    train_rate = _rate(run, "train", "optimizer_steps", {"base": recipe.student.base or recipe.student.model})
+    student = {"student": recipe.student.model}
+    sample_rate = _rate(run, student, _sampled_per_s)
+    train_rate = _rate(run, {"base": recipe.student.base or recipe.student.model}, _steps_per_s)
+    answer_rate = _rate(run, student, _answers_per_s)
     memory, disk_gib = _plan_memory(recipe, missing)
-    rows = 2 + len(recipe.train.arms) if recipe.evaluate.base_zero_shot else 1 + len(recipe.train.arms)
-    arms = len(recipe.train.arms)
+    trainings = len(recipe.train.arms) * len({recipe.train.seed, *recipe.train.seeds})
+    has_zero_shot = recipe.evaluate.base_zero_shot and recipe.sample.prompt != recipe.build.cot_prompt
+    answers = (1 + has_zero_shot + trainings) * len(questions["test"]) * (1 + recipe.evaluate.samples)
     free = shutil.disk_usage(_existing(run)).free / 2**30
     if disk_gib is not None and free < disk_gib:
         missing.append(f"disk: {disk_gib:.1f} GiB are needed, {free:.1f} are free at {_existing(run)}")
@@ -181,9 +186,12 @@ def plan_run(recipe: Recipe, run: Path, *, wrong_share: float = 0.5, reuse: Path
         max_usd=recipe.teacher.max_usd,
         examples=examples,
         steps=steps,
-        train_hours=None if train_rate is None else arms * (steps.about or steps.high) / train_rate / 3600,
+        train_hours=None
+        if train_rate is None
+        else trainings * (steps.about or steps.high) / train_rate / 3600,
         why_no_train_hours=None if train_rate else "no run beside this one has trained this base",
-        answers=rows * len(questions["test"]),
+        answers=answers,
+        answer_hours=answers / answer_rate / 3600 if answer_rate else None,
         memory=memory,
         disk_gib=disk_gib,
         free_disk_gib=free,
@@ -578,26 +586,39 @@ def _sum(plans: Sequence[TeacherPlan], name: str) -> Amount | None:
 # --- this machine -------------------------------------------------------------------------------------------
 
 
-def _rate(run: Path, stage: str, unit: str, wanted: dict[str, Any]) -> float | None:
-    """Return units a second as measured by a finished run beside this one, or this one, with the same model."""
+def _rate(run: Path, wanted: dict[str, Any], measured: Callable[[RunFolder], float | None]) -> float | None:
+    """Return what was measured in a finished run beside this one, or this one, with the same model; units a second."""
     for recipe_path in sorted(run.resolve().parent.glob("*/recipe.yaml"), reverse=True):
-        other = RunFolder(recipe_path.parent)
         try:
-            if not _is_same_model(recipe_path, wanted):
-                continue
-            manifest = other.stage(STAGES[stage]).manifest()
+            if _is_same_model(recipe_path, wanted) and (found := measured(RunFolder(recipe_path.parent))):
+                return found
         except (LemaError, OSError):
             continue
-        if manifest is None or manifest.seconds <= 0:
-            continue
-        counts = manifest.counts
-        arms = [one for one in counts.values() if isinstance(one, dict) and unit in one]
-        done = (
-            counts.get(unit) if isinstance(counts.get(unit), int | float) else sum(one[unit] for one in arms)
-        )
-        if done:
-            return float(done) / manifest.seconds
     return None
+
+
+def _sampled_per_s(run: RunFolder) -> float | None:
+    return _per_s([run.stage(STAGES["sample"]).manifest()], lambda counts: counts.get("paths", 0))
+
+
+def _steps_per_s(run: RunFolder) -> float | None:
+    def steps(counts: dict[str, Any]) -> float:
+        return sum(int(one.get("optimizer_steps", 0)) for one in counts.values() if isinstance(one, dict))
+
+    return _per_s([run.stage(STAGES["train"]).manifest()], steps)
+
+
+def _answers_per_s(run: RunFolder) -> float | None:
+    folder = run.stage(STAGES["evaluate"])
+    arms = [folder.path / arm for arm in ("base", "cot", "lema")]
+    verdicts = [StageFolder(arm).manifest() for arm in arms]
+    return _per_s(verdicts, lambda counts: sum(n for n in counts.values() if isinstance(n, int)))
+
+
+def _per_s(manifests: Sequence[Manifest | None], count: Callable[[dict[str, Any]], float]) -> float | None:
+    known = [one for one in manifests if one is not None]
+    seconds = sum(one.seconds for one in known)
+    return sum(count(one.counts) for one in known) / seconds if seconds else None
 
 
 def _is_same_model(recipe_path: Path, wanted: dict[str, Any]) -> bool:

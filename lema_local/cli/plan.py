@@ -84,7 +84,8 @@ def _describe_stages(plan: RunPlan, notes: list[str]) -> Iterator[str]:
         yield from _describe_teacher(teacher, notes)
     trained = f"{describe_amount(plan.examples)} examples, {describe_amount(plan.steps)} steps in each arm"
     yield _row("train", trained, _hours(plan.train_hours, plan.why_no_train_hours, "train", notes))
-    yield _row("evaluate", f"{plan.answers:,} answers")
+    hours = _hours(plan.answer_hours, "no run beside this one has evaluated this student", "evaluate", notes)
+    yield _row("evaluate", f"{plan.answers:,} answers", hours)
     yield _row("in all", "", "", _describe_price(plan)) + "\n"
 
 

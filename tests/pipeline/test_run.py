@@ -85,6 +85,15 @@ def test_every_file_that_a_run_leaves_is_in_the_documentation(
     assert [str(path) for path in left if not any(fnmatch(str(path), one) for one in known)] == []
 
 
+def test_a_plan_beside_a_finished_run_knows_how_long_each_stage_takes(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], home: Path
+) -> None:
+    done = lema("plan", "quickstart", "--run", finished[0].parent / "next", "--json", *tiny(), home=home)
+    told = json.loads(done.stdout)
+    assert all(told[name] > 0 for name in ("sample_hours", "train_hours", "answer_hours"))
+    assert told["answers"] == sum(len(read_lines(path)) for path in finished[0].glob("8_evaluate/*/*.jsonl"))
+
+
 def test_no_progress_bar_of_a_library_reaches_the_user(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
