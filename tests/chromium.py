@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -21,6 +22,9 @@ CHROMIUM = os.environ.get("CHROME") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
 )
 NO_CHROMIUM = "no Chromium on the PATH, and $CHROME is not set"
+_PLACES = (os.environ.get("AXE"), "node_modules/axe-core/axe.min.js")
+AXE = next((path for path in map(Path, filter(None, _PLACES)) if path.is_file()), None)
+NO_AXE = "no axe-core: `npm install --no-save axe-core`, or name its axe.min.js in $AXE"
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--remote-debugging-pipe",
     "--disable-background-networking", "--disable-extensions", "--force-device-scale-factor=1",
@@ -38,10 +42,12 @@ class Browser:
         self._rest = b""
         self.errors: list[str] = []
         """What the console complained of, and exceptions of scripts."""
+        self.requests: list[str] = []
+        """Addresses that pages asked for, their own and those of what they hold."""
         self._session: str | None = None
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
@@ -71,6 +77,9 @@ class Browser:
             self.errors.append(json.dumps(event["params"]["exceptionDetails"])[:500])
         elif event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
             self.errors.append(event["params"]["entry"]["text"])
+
+        elif event.get("method") == "Network.requestWillBeSent":
+            self.requests.append(event["params"]["request"]["url"])
 
     def open(self, url: str) -> None:
         """Open a page and wait until it has loaded."""
@@ -136,6 +145,10 @@ class Browser:
         """Switch the page's own JavaScript on or off."""
         self.send("Emulation.setScriptExecutionDisabled", value=not are_on)
 
+    def allow_any_script(self) -> None:
+        """Put the pages' content security policies out of force, for a tool of ours such as axe-core."""
+        self.send("Page.setBypassCSP", enabled=True)
+
     def screenshot(self, path: Path) -> None:
         """Write what is seen as PNG; LEMA_SCREENSHOTS names a folder that keeps a copy."""
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
@@ -143,9 +156,18 @@ class Browser:
             Path(folder).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder)
 
+    def print_pages(self) -> int:
+        """Return how many pages the page is printed on."""
+        printed = base64.b64decode(self.send("Page.printToPDF")["data"])
+        return len(re.findall(rb"/Type\s*/Page\b", printed))
+
     def axe_faults(self) -> list[str]:
-        """Return the serious and critical faults that axe-core finds; its file is named by $AXE."""
-        self.evaluate(Path(os.environ["AXE"]).read_text(encoding="utf-8") + ";0")
+        """Return the serious and critical faults that axe-core finds.
+
+        A page whose policy forbids foreign scripts needs `allow_any_script`.
+        """
+        assert AXE is not None
+        self.evaluate(AXE.read_text(encoding="utf-8") + ";0")
         found = self.evaluate(
             "axe.run().then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact))"
             ".map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + n.failureSummary)))"

@@ -1,164 +1,174 @@
-"""The report in a real browser: light, dark and at a phone's width, with hostile text in every field.
+"""The report in a real browser: light, dark, on a phone, printed, searched, without JavaScript, with hostile text.
 
 Chromium is found by $CHROME or on the PATH; where there is none these tests are skipped. LEMA_SCREENSHOTS names a
-folder that keeps the pictures for a look by eye.
+folder that keeps the pictures for a look by eye, LEMA_REPORT a report.html to take them of (a real run's).
 """
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
-from collections.abc import Callable
-from html import unescape
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import AXE, CHROMIUM, NO_AXE, NO_CHROMIUM, Browser, start_browser
 from fake_run import HOSTILE, FakeRun
 
-from lema_local.stages.report import read_run, write_report
+from lema_local.stages.report import read_run, read_two_runs, write_report
 
-CHROMIUM = os.environ.get("CHROME") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH, and $CHROME is not set")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
-DARK = "--blink-settings=preferredColorScheme=0"
 PHONE = 390
-"""CSS pixels. A window cannot be as narrow as that, a frame within one can."""
-
-Browse = Callable[..., str]
-
-
-@pytest.fixture
-def browse(tmp_path: Path) -> Browse:
-    """Let Chromium open a page; returns its standard output."""
-
-    def run(page: Path, *flags: str) -> str:
-        assert CHROMIUM is not None
-        done = subprocess.run(
-            [
-                CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
-                "--disable-background-networking", f"--user-data-dir={tmp_path / 'chromium'}",
-                "--virtual-time-budget=5000", *flags, page.as_uri(),
-            ],
-            capture_output=True, text=True, timeout=300, check=True,
-        )  # fmt: skip
-        return done.stdout
-
-    return run
+"""CSS pixels."""
+LIGHT, DARK = "rgb(246, 247, 249)", "rgb(18, 22, 28)"
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with start_browser(tmp_path_factory.mktemp("chromium")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if shown := os.environ.get("LEMA_REPORT"):
+        return Path(shown).resolve().as_uri()
     run = FakeRun().write(tmp_path_factory.mktemp("run") / "fake")
-    write_report(read_run(run), run.path / "9_report")
-    return run.path / "9_report/report.html"
+    FakeRun(seed=8).write(run.path / "round_2")
+    other = FakeRun(seed=9).write(tmp_path_factory.mktemp("run") / "other")
+    write_report(read_two_runs(run, other), run.path / "9_report")
+    return (run.path / "9_report/report.html").as_uri()
 
 
 @pytest.fixture(scope="module")
-def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     run = FakeRun(train=12, test=24, hostile=HOSTILE).write(tmp_path_factory.mktemp("run") / "hostile")
     write_report(read_run(run), run.path / "9_report")
-    return run.path / "9_report/report.html"
+    return (run.path / "9_report/report.html").as_uri()
 
 
-def with_script(page: Path, script: str, name: str) -> Path:
-    """Return a copy of the page in which our own script may run, and writes its findings into the title."""
-    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
-    copy = page.with_name(f"{name}.html")
-    copy.write_text(
-        html.replace("</body>", f"<script>document.title = {script}</script></body>"), encoding="utf-8"
-    )
-    return copy
+@pytest.fixture(autouse=True)
+def as_at_a_desk(browser: Browser) -> None:
+    browser.resize(1100, 1600)
+    browser.set_dark(False)
+    browser.set_scripts(True)
 
 
-def framed(page: Path, width: int, height: int) -> Path:
-    """Return a page that shows the report in a narrow frame."""
-    frame = page.with_name(f"frame_{page.stem}.html")
-    frame.write_text(
-        f"<body style='margin:0'><iframe src={page.name} style='border:0;width:{width}px;height:{height}px'>"
-    )
-    return frame
+def open_all(browser: Browser) -> None:
+    browser.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
 
 
-def title(dom: str) -> str:
-    found = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
-    assert found is not None
-    return unescape(found[1])
+def test_it_is_drawn_light_dark_and_on_a_phone(browser: Browser, page: str, tmp_path: Path) -> None:
+    browser.open(page)
+    for name, width, is_dark in (("light", 1100, False), ("dark", 1100, True), ("phone", PHONE, False)):
+        browser.resize(width, 1600)
+        browser.set_dark(is_dark)
+        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == (
+            DARK if is_dark else LIGHT
+        )
+        for place in ("", "wrong", "corrections"):
+            selector = f"#{place}" if place else "body"
+            browser.evaluate(f"document.querySelector({selector!r}).scrollIntoView()")
+            picture = tmp_path / f"report_{name}{'_' + place if place else ''}.png"
+            browser.screenshot(picture)
+            assert picture.stat().st_size > 20_000
+    assert browser.errors == []
 
 
-def keep(picture: Path) -> None:
-    if folder := os.environ.get("LEMA_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, folder)
-
-
-def colours(picture: Path) -> tuple[tuple[int, ...], int]:
-    """Return the colour of a picture's corner, and how many colours it has."""
-    from PIL import Image
-
-    with Image.open(picture) as image:
-        flat = image.convert("RGB")
-        return flat.getpixel((2, 2)), len(flat.getcolors(flat.width * flat.height) or ())
-
-
-@pytest.mark.parametrize(
-    ("name", "flags", "corner"), [("light", [], (246, 247, 249)), ("dark", [DARK], (18, 22, 28))]
-)
-def test_the_report_is_drawn_light_and_dark(
-    page: Path, browse: Browse, tmp_path: Path, name: str, flags: list[str], corner: tuple[int, int, int]
-) -> None:
-    picture = tmp_path / f"report_{name}.png"
-    browse(page, f"--screenshot={picture}", "--window-size=1100,2600", *flags)
-    keep(picture)
-    found, count = colours(picture)
-    assert found == corner
-    assert count > 50
-
-
-def test_the_report_is_drawn_at_a_phones_width(page: Path, browse: Browse, tmp_path: Path) -> None:
-    picture = tmp_path / "report_phone.png"
-    browse(framed(page, PHONE, 5000), f"--screenshot={picture}", "--window-size=500,5000")
-    keep(picture)
-    assert colours(picture)[1] > 50
+def test_it_asks_the_network_for_nothing(browser: Browser, page: str, hostile_page: str) -> None:
+    for one in (page, hostile_page):
+        browser.requests.clear()
+        browser.open(one)
+        open_all(browser)
+        browser.wait_for("document.readyState === 'complete'")
+        assert browser.requests == [one]
 
 
 @pytest.mark.parametrize("which", ["page", "hostile_page"])
 def test_nothing_but_tables_is_wider_than_a_phone(
-    which: str, request: pytest.FixtureRequest, browse: Browse
+    which: str, request: pytest.FixtureRequest, browser: Browser
 ) -> None:
-    page = request.getfixturevalue(which)
-    # The page tells the frame around it how wide it is; a file may read no other file's document.
-    script = "(parent.postMessage(document.documentElement.scrollWidth, '*'), '')"
-    frame = framed(with_script(page, script, "width"), PHONE, 800)
-    listener = "<script>addEventListener('message', event => document.title = event.data)</script><title>none</title>"
-    frame.write_text(listener + frame.read_text())
-    assert title(browse(frame, "--dump-dom")) == str(PHONE)
+    browser.resize(PHONE, 800)
+    browser.open(request.getfixturevalue(which))
+    open_all(browser)
+    assert browser.evaluate("document.documentElement.scrollWidth") == PHONE
 
 
-def test_hostile_text_runs_nothing_and_builds_nothing(hostile_page: Path, browse: Browse) -> None:
-    assert title(browse(hostile_page, "--dump-dom")) == "fake: LeMa report"
-    script = (
-        "JSON.stringify([document.querySelectorAll('script,img,iframe,object,a:not([href^=\"#\"])').length,"
-        " [...document.querySelectorAll('*')].flatMap(e => [...e.attributes]).filter(a => /^on/.test(a.name)).length])"
+def test_the_search_finds_examples_and_says_how_many(browser: Browser, page: str) -> None:
+    browser.open(page)
+    shown = "[...document.querySelectorAll('article')].filter(one => one.offsetParent).length"
+    every = browser.evaluate("document.querySelectorAll('article').length")
+    assert browser.evaluate(shown) == every == 20
+    assert browser.evaluate("document.querySelector('#found').textContent") == "20 of 20 examples"
+    name = browser.evaluate("document.querySelectorAll('article h3')[3].textContent.split(' ')[1]")
+    browser.evaluate("document.querySelector('#find-text').focus()")
+    browser.type(f"{name.upper()} apples")
+    assert 1 <= browser.evaluate(shown) < every
+    assert browser.evaluate("document.querySelectorAll('article')[3].hidden") is False
+    assert f"{browser.evaluate(shown)} of 20" in browser.evaluate(
+        "document.querySelector('#found').textContent"
     )
-    dom = browse(with_script(hostile_page, script, "count"), "--dump-dom")
-    assert title(dom) == "[1,0]"  # the one script is the test's own
+    browser.type(" nowheretobefound")
+    assert browser.evaluate(shown) == 0
+    browser.evaluate(
+        "(() => { const text = document.querySelector('#find-text'); text.value = '';"
+        " const state = document.querySelector('#find-state'); state.value = 'mended';"
+        " state.dispatchEvent(new Event('change')); })()"
+    )
+    assert browser.evaluate(shown) == browser.evaluate(
+        "document.querySelectorAll('article[data-state=mended]').length"
+    )
+    browser.evaluate("document.querySelector('#open-all').click()")
+    opened = "document.querySelectorAll('article:not([hidden]) details[open]').length"
+    assert browser.evaluate(opened) == browser.evaluate(shown) > 0
+    assert browser.errors == []
 
 
-def test_text_stands_out_from_its_background_in_light_and_dark(page: Path, browse: Browse) -> None:
-    copy = with_script(page, CONTRAST, "contrast")
-    for flags in ([], [DARK]):
-        assert title(browse(copy, "--dump-dom", *flags)) == "[]"
+def test_without_javascript_everything_but_the_search_is_there(browser: Browser, page: str) -> None:
+    browser.set_scripts(False)
+    browser.open(page)
+    assert browser.evaluate("document.querySelector('#find').offsetParent") is None
+    assert browser.evaluate("document.querySelectorAll('article details').length") == 20
+    assert "What may be concluded" in browser.evaluate("document.body.innerText")
 
 
-def test_the_report_prints_every_part_closed_ones_too(page: Path, browse: Browse, tmp_path: Path) -> None:
-    printed = tmp_path / "report.pdf"
-    browse(page, f"--print-to-pdf={printed}", "--no-pdf-header-footer")
-    pages = len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes()))
-    assert 8 <= pages <= 60
+def test_hostile_text_runs_nothing_and_builds_nothing(browser: Browser, hostile_page: str) -> None:
+    browser.open(hostile_page)
+    assert browser.evaluate("document.title") == "fake: LeMa report"
+    built = (
+        "[document.querySelectorAll('img,iframe,object,a:not([href^=\"#\"])').length,"
+        " document.querySelectorAll('script').length,"
+        " [...document.querySelectorAll('*')].flatMap(e => [...e.attributes]).filter(a => /^on/.test(a.name)).length]"
+    )
+    assert browser.evaluate(built) == [0, 1, 0]
+    assert browser.evaluate("document.querySelectorAll('math mfrac').length") > 0
+    assert browser.errors == []
+
+
+def test_text_stands_out_from_its_background_in_light_and_dark(browser: Browser, page: str) -> None:
+    browser.open(page)
+    open_all(browser)
+    for is_dark in (False, True):
+        browser.set_dark(is_dark)
+        assert browser.evaluate(CONTRAST) == []
+
+
+@pytest.mark.skipif(AXE is None, reason=NO_AXE)
+def test_axe_finds_no_serious_fault_in_light_and_dark(browser: Browser, page: str) -> None:
+    browser.allow_any_script()
+    for is_dark in (False, True):
+        browser.set_dark(is_dark)
+        browser.open(page)
+        open_all(browser)
+        assert browser.axe_faults() == []
+
+
+def test_it_prints_every_part_closed_ones_too(browser: Browser, page: str) -> None:
+    browser.open(page)
+    pages = browser.print_pages()
+    open_all(browser)
+    assert 8 <= pages <= 80
+    assert abs(browser.print_pages() - pages) <= 2
 
 
 CONTRAST = """(() => {
@@ -182,6 +192,6 @@ CONTRAST = """(() => {
     const [a, b] = [light(colour), light(behind(node))].sort((x, y) => y - x);
     if ((a + 0.05) / (b + 0.05) < 4.5) poor.add(node.tagName + '.' + node.getAttribute('class') + ' ' + colour);
   }
-  return JSON.stringify([...poor]);
+  return [...poor];
 })()"""
 """WCAG 2.1, 1.4.3: text has a contrast of 4.5 to 1 with what is behind it."""

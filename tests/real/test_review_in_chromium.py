@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import CHROMIUM, NO_CHROMIUM, Browser, start_browser
+from chromium import AXE, CHROMIUM, NO_AXE, NO_CHROMIUM, Browser, start_browser
 from command import start
 from fake_run import HOSTILE, FakeRun
 
@@ -178,7 +177,19 @@ def test_the_page_is_drawn_light_dark_and_on_a_phone(
         assert browser.evaluate(seen) == [True] * 6
         background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(18, 22, 28)" if is_dark else "rgb(246, 247, 249)")
-        if os.environ.get("AXE"):
+
+
+@pytest.mark.skipif(AXE is None, reason=NO_AXE)
+def test_axe_finds_no_serious_fault_in_light_and_dark(
+    browser: Browser, tmp_path: Path, lema_home: Path
+) -> None:
+    run = FakeRun(train=12, test=4).write(tmp_path / "fake").path
+    with reviewing(run, lema_home) as address:
+        browser.allow_any_script()
+        for is_dark in (False, True):
+            browser.set_dark(is_dark)
+            browser.open(address)
+            at(browser, 1)
             assert browser.axe_faults() == []
             browser.open(address + "overview")
             assert browser.axe_faults() == []
