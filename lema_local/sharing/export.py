@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from lema_local.contamination import KINDS, Certificate, Hit, Kind, Text, find_hits
 from lema_local.errors import BackendUnavailable, InputError, RunStateError
@@ -45,6 +47,7 @@ RECIPE_HEAD = (
     "# The recipe of these corrections, in full. Paths are names of files; addresses are left out.\n"
 )
 MAX_HITS = 1000
+T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +173,13 @@ def _read_run(run: RunFolder) -> _Run:
             f"{run.path} has not come to its filter: nothing is accepted yet",
             hint=f"lema run {run.recipe_path} --run {run.path} --until filter",
         )
-    questions, verdicts = stages["questions"].path, stages["filter"].path
-    rejected = read_records(verdicts / "rejected.jsonl", Correction)
+    rounds = [run, *_later_rounds(run)]
     found = _Run(
         load_recipe(run.recipe_path),
-        {one.id: one for one in read_records(questions / "train.jsonl", Question)},
-        read_records(questions / "test.jsonl", Question),
-        read_records(verdicts / "accepted.jsonl", Correction),
-        rejected,
+        {one.id: one for some in rounds for one in _read(some, "questions", "train", Question)},
+        _read(run, "questions", "test", Question),
+        [one for some in rounds for one in _read(some, "filter", "accepted", Correction)],
+        [one for some in rounds for one in _read(some, "filter", "rejected", Correction)],
         manifests,
     )
     if not found.accepted:
@@ -186,6 +188,20 @@ def _read_run(run: RunFolder) -> _Run:
             hint=f"lema report {run.path} says why they were rejected",
         )
     return found
+
+
+def _later_rounds(run: RunFolder) -> list[RunFolder]:
+    """Return the folders `round_2`, `round_3`, ... that have come to their filter, in order."""
+    named = {
+        int(number): RunFolder(path)
+        for path in run.path.glob("round_*")
+        if (number := path.name.removeprefix("round_")).isdecimal()
+    }
+    return [named[number] for number in sorted(named) if named[number].stage(STAGES["filter"]).manifest()]
+
+
+def _read(run: RunFolder, stage: str, name: str, kind: type[T]) -> list[T]:
+    return read_records(run.stage(STAGES[stage]).path / f"{name}.jsonl", kind)
 
 
 def _leave_out_contaminated(found: _Run) -> tuple[_Run, Certificate | None]:

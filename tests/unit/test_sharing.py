@@ -150,6 +150,19 @@ def test_a_providers_terms_are_told_by_its_name(run: RunFolder, teacher: str, pr
     assert f"| {teacher} | {provider} |" in (folder / "README.md").read_text()
 
 
+def test_later_rounds_of_a_run_go_along(run: RunFolder) -> None:
+    first = read_records(run.path / "4_filter/accepted.jsonl", Correction)
+    later = run.path / "round_2"
+    shutil.copytree(run.path, later)
+    shutil.copytree(later, run.path / "round_3")
+    RunFolder(run.path / "round_3").stage("4_filter").manifest_path.unlink()
+    renamed = [one.model_copy(update={"student": "tiny.gguf+lema-round-1"}) for one in first[:2]]
+    write_records(later / "4_filter/accepted.jsonl", renamed)
+    folder, shared = _export(run)
+    assert shared.splits == {"train": len(first) + 2}
+    assert _import(folder).corrections == first + renamed
+
+
 # --- what does not leave ------------------------------------------------------------------------------------
 
 
