@@ -252,6 +252,12 @@ class RoundLine:
     seconds: float
     shares: Mapping[tuple[str, str], Share]
     """pass@1 by (arm, dataset)."""
+    sampled_from: str | None = None
+    """Whose mistakes these are; None where the run does not say."""
+    new_mistakes: int | None = None
+    """Mistakes that no correction of an earlier round answers; None where the run does not say."""
+    reason: str | None = None
+    """Why no round follows, in words; None where one does, or may."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lema_local.report import stage_lines
 from lema_local.report.data import RoundLine
@@ -26,10 +29,26 @@ def find_rounds(run_dir: Path) -> dict[int, Path]:
 def read_rounds(reader: RunReader) -> list[RoundLine]:
     """Return what each round brought; nothing where there is one."""
     found = find_rounds(reader.run_dir)
-    return [_read_round(reader, number, path) for number, path in found.items()] if len(found) > 1 else []
+    if len(found) < 2:
+        return []
+    records = _read_records(reader)
+    return [_read_round(reader, number, path, records.get(number, {})) for number, path in found.items()]
 
 
-def _read_round(reader: RunReader, number: int, path: Path) -> RoundLine:
+def _read_records(reader: RunReader) -> dict[int, Mapping[str, Any]]:
+    """Return what the run itself says of its rounds, by their number."""
+    text = reader.read_text("rounds.json")
+    if text is None:
+        return {}
+    try:
+        records = json.loads(text)
+        return {int(one["round"]): one for one in records}
+    except (ValueError, TypeError, KeyError):
+        reader.tell("rounds.json is damaged: what it says of the rounds is left out")
+        return {}
+
+
+def _read_round(reader: RunReader, number: int, path: Path, record: Mapping[str, Any]) -> RoundLine:
     own = RunReader(path)
     stages = stage_lines.read_stages(own)
     scores = read_scores(own)
@@ -41,6 +60,9 @@ def _read_round(reader: RunReader, number: int, path: Path) -> RoundLine:
         cost_usd=total_cost_usd(stages),
         seconds=total_seconds(stages),
         shares={(one.arm, one.dataset): one.share for one in (scores.arms if scores else ())},
+        sampled_from=record.get("sampled_from"),
+        new_mistakes=record.get("new_mistakes"),
+        reason=record.get("reason"),
     )
     for problem in own.problems if number > 1 else ():
         reader.tell(f"round {number}: {problem}")

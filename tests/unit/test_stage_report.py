@@ -534,6 +534,11 @@ def test_rounds_stand_side_by_side(run):
     FakeRun(seed=8).write(run.path / "round_2")
     shutil.rmtree(FakeRun(seed=9).write(run.path / "round_3").path / "8_evaluate")
     (run.path / "round_2_old").mkdir()
+    records = [
+        {"round": 1, "sampled_from": "base", "new_mistakes": 61},
+        {"round": 2, "sampled_from": "lema of round 1", "new_mistakes": 7, "reason": "Nothing new is left."},
+    ]
+    (run.path / "rounds.json").write_text(json.dumps(records))
     data, page, markdown = report(run)
     assert [(one.number, one.state) for one in data.rounds] == [
         (1, "finished"), (2, "finished"), (3, "unfinished"),
@@ -544,7 +549,13 @@ def test_rounds_stand_side_by_side(run):
     assert (data.rounds[1].mistakes, data.rounds[1].accepted) == (
         second["mistakes"], second["corrections accepted"],
     )  # fmt: skip
+    assert [(one.sampled_from, one.new_mistakes) for one in data.rounds] == [
+        ("base", 61), ("lema of round 1", 7), (None, None),
+    ]  # fmt: skip
     assert "Rounds side by side" in page.text
+    for text in (page.text, markdown):
+        assert "lema of round 1" in text
+        assert "Nothing new is left." in text
     assert "## Rounds" in markdown
     assert (run.path / "9_report/charts/rounds_quickstart.png").is_file()
 
