@@ -15,8 +15,8 @@ from lema_local.records import Prediction, Question
 from lema_local.report.data import KindChange, Outcomes, WrongAnswers, is_base
 from lema_local.report.files import RunReader, choose_by_hash, find_questions
 from lema_local.report.outcomes import find_base, read_predictions
+from lema_local.teachers.explaining import explain_fault
 from lema_local.teachers.mistakes import Fault, find_fault
-from lema_local.teachers.reference import explain_fault
 from lema_local.teachers.tracing import read_value
 
 MOST_CLASSIFIED = 1500
@@ -28,6 +28,9 @@ KIND_WORDS = {
     "arithmetic": "false arithmetic",
     "leaves_gold": "a wrong computation",
     "leaves_out": "a computation left out",
+    "confuses": "a computation for something else",
+    "misreads": "something that the problem does not say",
+    "equation": "an equation that does not fit",
     "stops_early": "stopped before the answer",
     "goes_too_far": "went on beyond the answer",
     "misstates": "stated another answer than it found",

@@ -13,14 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
-from itertools import combinations
 from typing import Literal
 
 from lema_local.answers import extract_answer
-from lema_local.arithmetic import Claim, find_claims, find_numbers, strip_marks
-from lema_local.steps import split_steps, states_answer
+from lema_local.arithmetic import Claim, find_claims, find_numbers, format_number, strip_marks
+from lema_local.teachers.equations import find_equations
+from lema_local.teachers.gold import Gold, has_letters
 from lema_local.teachers.tracing import (
+    COMMON,
     WORDS,
     Givens,
     Move,
@@ -31,8 +31,27 @@ from lema_local.teachers.tracing import (
     read_value,
     read_words,
 )
+from lema_local.teachers.units import find_conversions
+from lema_local.teachers.wording import (
+    counts_another,
+    find_names,
+    find_sentence,
+    is_of_another,
+    measure_order,
+    takes_from_another,
+)
 
-FaultKind = Literal["arithmetic", "leaves_gold", "leaves_out", "stops_early", "goes_too_far", "misstates"]
+FaultKind = Literal[
+    "arithmetic",
+    "leaves_gold",
+    "leaves_out",
+    "confuses",
+    "misreads",
+    "equation",
+    "stops_early",
+    "goes_too_far",
+    "misstates",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +62,10 @@ class Fault:
     """1-based."""
     kind: FaultKind
     """arithmetic: a computation does not hold. leaves_gold: it computes what the gold rationale does not need.
-    leaves_out: a computation that has to come first is missing. stops_early: what is found is right but not yet the
-    answer. goes_too_far: the answer was known before. misstates: the answer stated is not the one found."""
+    leaves_out: a computation that has to come first is missing. confuses: what it computes is right for something else.
+    misreads: it says in words what the problem does not. equation: its letter comes to what nothing is. stops_early:
+    what is found is right but not yet the answer. goes_too_far: the answer was known before. misstates: the answer
+    stated is not the one found."""
     claim: Claim | None = None
     """The equation that is wrong; None where the step holds none."""
     value: Fraction | None = None
@@ -55,192 +76,14 @@ class Fault:
     """The gold equation that belongs in the place of `claim`."""
     contrast_line: str = ""
     """The gold line that holds `contrast`."""
+    told: str = ""
+    """confuses: the gold line whose computation it is. misreads: what the problem says. equation: the equation."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Some terms of a gold sum, or some factors of a gold product: the forms of those that are left."""
-
-    rest: frozenset[Fraction]
-    line: int
-    is_product: bool
-
-
-_MAX_TERMS = 7
+_IN_ORDER = 0.7
+"""So much of a step's words from the problem stands there in that order, if it says what the problem says."""
 _STILL = frozenset({"left", "remain", "leave", "leavin", "still", "now", "end", "did", "does", "altoge"})
 """Words that are true of what is left in between, too."""
-_TIMES = re.compile(r"[xX*](?= ?[$(.\d])")
-_ALGEBRA = re.compile(
-    r"(?<![\w'’.])[b-zB-Z](?![\w'’.]) ?[-+/=^–]|[-+/=^–(] ?[b-zB-Z](?![\w'’.])|\d[a-fn-z]\b|\b[Ll]et [b-zB-Z] ",  # noqa: RUF001
-)
-"""A letter that stands for a number; `5 x 3` and `Candidate B` hold none."""
-
-
-class _Gold:
-    """The gold rationale: its lines, the moves they make, the parts of their sums and products."""
-
-    def __init__(self, rationale: str, answer: str, givens: Givens) -> None:
-        lines = [line for line in split_steps(rationale) if not states_answer(line)]
-        self.lines = [strip_marks(line) for line in lines]
-        self.moves = read_moves(lines, givens)
-        self.answer = read_value(answer)
-        self.algebra = {i for i, line in enumerate(self.lines) if _ALGEBRA.search(_TIMES.sub(" ", line))}
-
-    @cached_property
-    def mental(self) -> dict[Fraction, frozenset[Fraction]]:
-        """What each value means that the rationale computes, by its key."""
-        meanings: dict[Fraction, frozenset[Fraction]] = {}
-        for move in self.moves:
-            meanings[key(move.value)] = meanings.get(key(move.value), frozenset()) | move.forms
-        return meanings
-
-    @cached_property
-    def parts(self) -> dict[Fraction, list[_Part]]:
-        """By form, what a solution may compute on another way to a line."""
-        sums: dict[Fraction, tuple[Fraction, ...]] = {}
-        products: dict[Fraction, tuple[Fraction, ...]] = {}
-        parts: dict[Fraction, list[_Part]] = defaultdict(list)
-        for move in self.moves:
-            if move.shifted is None:
-                continue
-            terms, factors = _expand(move.shifted.terms, sums), _expand(move.shifted.factors, products)
-            sums |= dict.fromkeys(move.forms, terms)
-            products |= dict.fromkeys(move.forms, factors)
-            for form, rest in _combine(terms, is_sum=True):
-                parts[form].append(_Part(rest, move.step, is_product=False))
-            for form, rest in _combine(factors, is_sum=False):
-                parts[form].append(_Part(rest, move.step, is_product=True))
-        for form in self._find_multiples():
-            parts[form].append(_Part(frozenset(), self.goal, is_product=False))
-        return parts
-
-    def _find_multiples(self) -> Iterator[Fraction]:
-        """Yield lines and their numbers times a factor of the answer: ten jars' honey where gold prices one jar."""
-        last = next((move for move in reversed(self.moves) if move.shifted), None)
-        factors = last.shifted.factors if last and last.shifted and len(last.shifted.factors) > 1 else ()
-        for factor in factors:
-            for move in self.moves[:-1]:
-                yield from (
-                    factor * form for form in {*move.forms, *move.operand_forms} if form not in factors
-                )
-
-    def match(self, moves: Sequence[Move]) -> list[int | None]:
-        """Return for each move of a solution the gold line that it does the work of.
-
-        A move without a computation does a line's work once, where it states its value.
-        """
-        done: set[int] = set()
-        return [self._match_one(move, done) for move in moves]
-
-    def _match_one(self, move: Move, done: set[int]) -> int | None:
-        # A step in the very words of another line is that line gone wrong, whatever it comes to.
-        told = (
-            {gold.step for gold in self.moves if gold.plain == move.plain}
-            if move.plain.count(" ") > 1
-            else set()
-        )
-        # Of several lines with this form the one with these numbers is meant: 60/3 is not 20*1.
-        for gold in sorted(self.moves, key=lambda gold: keys(gold.operands) != keys(move.operands)):
-            is_other = told and gold.step not in told
-            if gold.forms & move.forms and not is_other:
-                done.add(gold.step)
-                return gold.step
-        true_value = key(move.claim.value if move.claim else move.value)
-        for gold in self.moves:
-            is_traced = gold.forms and move.forms and not gold.has_own_numbers
-            is_free = gold.step not in done and not told - {gold.step}
-            if key(gold.value) == true_value and is_free and not is_traced:
-                done.add(gold.step)
-                return gold.step
-        return None
-
-    def contradicts(self, move: Move) -> bool:
-        """Whether a move says a line's very words and does neither that line's work nor a part of one."""
-        told = [gold for gold in self.moves if gold.plain == move.plain and move.plain.count(" ") > 1]
-        if any(keys(gold.operands) == keys(move.operands) for gold in told):
-            return True
-        return bool(told) and not any(form in self.parts for form in move.forms)
-
-    def is_attempt(self, move: Move, text: str, done: set[int]) -> bool:
-        """Whether a move speaks of an undone line's matter, with one of its numbers, and is no part of any line."""
-        if move.claim is None:
-            return move.is_guess
-        if any(form in self.parts for form in move.forms):
-            return False
-        words, numbers = read_content(text), keys(move.operands)
-        for gold in self.moves:
-            if gold.claim and gold.step not in done and len(words & read_content(self.lines[gold.step])) > 1:
-                theirs = keys(gold.operands)
-                if numbers == theirs or (numbers & theirs and gold.claim.operators == move.claim.operators):
-                    return True
-        return False
-
-    def is_near_miss(self, move: Move, text: str, done: set[int]) -> bool:
-        """Whether a move is an undone line but for one number: a part of a sum by chance, a mistake in earnest."""
-        for gold in self.moves:
-            if (
-                move.claim
-                and gold.claim
-                and gold.step not in done
-                and move.claim.operators == gold.claim.operators
-            ):
-                differing = keys(move.operands) ^ keys(gold.operands)
-                shared = read_content(text) & read_content(self.lines[gold.step])
-                if len(differing) == 2 and len(shared) > 1 and keys(move.operands) & keys(gold.operands):
-                    return True
-        return False
-
-    def find_needed(self, done: set[int]) -> list[int]:
-        """Return the lines needed for the answer when some are done, in order."""
-        needed: set[int] = set()
-        open_lines = [self.goal] if self.goal not in done else []
-        while open_lines:
-            line = open_lines.pop()
-            needed.add(line)
-            open_lines += [i for i in self.find_sources(line) if i not in done and i not in needed]
-        if needed and not self._answers:
-            needed |= set(range(min(needed), len(self.lines))) - done
-        if needed and self.goal not in self._told:
-            needed |= set(range(len(self.lines))) - done
-        if needed and self._rests_on_algebra(needed):
-            needed |= self.algebra | (set(range(len(self.lines))) - done)
-        # A number out of nowhere may come from any line before; better one too many than one too few.
-        untraced = [move.step for move in self.moves if move.step in needed and move.has_own_numbers]
-        needed |= set(range(max(untraced, default=0))) - done
-        return sorted(needed)
-
-    def _rests_on_algebra(self, needed: set[int]) -> bool:
-        """Whether an equation with letters is needed, or may hold what a needed line uses."""
-        is_untraced = any(move.has_own_numbers for move in self.moves if move.step in needed)
-        return bool(self.algebra) and (is_untraced or bool(needed & self.algebra))
-
-    @cached_property
-    def _told(self) -> set[int]:
-        return {move.step for move in self.moves}
-
-    @cached_property
-    def _answers(self) -> list[Move]:
-        return [
-            move for move in self.moves if self.answer is not None and key(move.value) == key(self.answer)
-        ]
-
-    @property
-    def goal(self) -> int:
-        """The line that computes the answer; the last one where none does."""
-        return self._answers[-1].step if self._answers else len(self.lines) - 1
-
-    def is_answer_form(self, move: Move) -> bool:
-        """Whether a move computes the same function of the problem as the gold answer."""
-        return bool(self._answers and self._answers[-1].forms & move.forms)
-
-    def find_sources(self, line: int) -> Iterator[int]:
-        """Yield the lines whose values a line uses; of several with one value all, for any may be meant."""
-        used = keys(operand for move in self.moves if move.step == line for operand in move.operands)
-        yield from (move.step for move in self.moves if move.step < line and key(move.value) in used)
-
-    def find_claim(self, line: int) -> Claim | None:
-        """Return the last equation of a line."""
-        return next((move.claim for move in reversed(self.moves) if move.step == line and move.claim), None)
 
 
 class _Trace:
@@ -250,12 +93,13 @@ class _Trace:
         givens = Givens(question)
         self.question = question
         self.givens = givens.numbers
-        self.gold = _Gold(rationale, answer, givens)
+        self.gold = Gold(rationale, answer, givens)
         self.steps = steps
         self.moves = read_moves(steps, givens, self.gold.mental)
         self.lines = self.gold.match(self.moves)
         self.makers = [self._find_makers(index) for index in range(len(self.moves))]
         self.stated = _read_stated(steps)
+        self.names = find_names(question)
 
     @property
     def slip(self) -> int | None:
@@ -280,13 +124,16 @@ class _Trace:
         open_moves: list[tuple[int, int | None]] = [(final, None)] if final is not None else []
         if final is None:
             open_moves = [(index, None) for index in range(len(self.moves))]
-        # Where a factor is missing at the end, a part on the way there is where it went missing.
-        is_lacking = final is not None and self._lacks_factor(final)
         trail: set[int] = set()
         while open_moves:
             index, user = open_moves.pop()
-            is_part = user is not None and not is_lacking and self._is_part(index, user)
-            if index not in trail and self.lines[index] is None and not is_part:
+            is_part = user is not None and self._is_part(index, user)
+            if (
+                index not in trail
+                and self.lines[index] is None
+                and not is_part
+                and not self._is_converted(index)
+            ):
                 trail.add(index)
                 open_moves += [(maker, index) for maker in self.makers[index]]
         return min([*map(self._first_like, trail), *self._find_failed_attempts()], default=None)
@@ -303,19 +150,29 @@ class _Trace:
                 return i
         return index
 
-    def _lacks_factor(self, index: int) -> bool:
-        return any(
-            part.is_product for form in self.moves[index].forms for part in self.gold.parts.get(form, [])
-        )
+    def _is_converted(self, index: int) -> bool:
+        """Whether a move without a computation tells a value in another unit: `180 minutes is 3 hours`."""
+        move = self.moves[index]
+        return move.claim is None and any(claim.is_true for claim in find_conversions(self.steps[move.step]))
 
     def _find_failed_attempts(self) -> Iterator[int]:
         """Yield moves that try to do a gold line's work and fail, whether anything is made of them or not."""
         done: set[int] = set()
         for index, (move, line) in enumerate(zip(self.moves, self.lines, strict=True)):
             if line is not None:
+                if self._is_of_another(move, line):
+                    yield index
                 done.add(line)
             elif self.gold.contradicts(move) or self.gold.is_attempt(move, self.steps[move.step], done):
                 yield index
+
+    def _is_of_another(self, move: Move, line: int) -> bool:
+        """Whether a move does a line's computation for somebody else than the line."""
+        step = self.steps[move.step]
+        if len(find_claims(step)) == 1 and is_of_another(step, line, self.gold.lines, self.names):
+            return True
+        values = [self.gold.find_value(i) for i in range(len(self.gold.lines))]
+        return counts_another(step, move.value, line, list(zip(self.gold.lines, values, strict=True)))
 
     def comes_first(self, slip: int, left: int) -> bool:
         """Whether a slip is the fault rather than a move that leaves the gold rationale.
@@ -335,16 +192,21 @@ class _Trace:
         return reached[0] + 1 if reached and final is not None and final > reached[0] else None
 
     def _find_final(self) -> int | None:
-        same = [
-            i
-            for i, move in enumerate(self.moves)
-            if self.stated is not None and key(move.value) == key(self.stated)
-        ]
+        if self.stated is None:
+            return None
+        stated = key(self.stated)
+        same = [i for i, move in enumerate(self.moves) if stated in keys(_read_values(move))]
         return same[-1] if same else None
 
     def _is_part(self, index: int, user: int) -> bool:
         """Whether a move works out a part of a gold line and the move that uses it goes on with the rest of it."""
         move = self.moves[index]
+        if (
+            set(move.operands) & set(self.moves[user].operands)
+            and move.claim
+            and set(move.claim.operators) == {"+"}
+        ):
+            return False  # what it added is added once more
         if any(index in self.makers[i] for i, line in enumerate(self.lines) if line is not None):
             return True  # the gold rationale's own value was made from it
         done = {line for i, line in enumerate(self.lines) if line is not None and i < index}
@@ -360,20 +222,114 @@ class _Trace:
     def _find_makers(self, index: int) -> list[int]:
         """Return the moves that a move's operands come from; a number of the question comes from there."""
         makers = []
-        for operand in keys(self.moves[index].operands):
+        for operand in keys([*self.moves[index].operands, *_read_shares(self.moves[index])]):
             maker = next((i for i in reversed(range(index)) if key(self.moves[i].value) == operand), None)
-            if maker is not None and (operand not in self.givens or maker == index - 1):
+            if maker is not None and not (operand in self.givens and self._takes_given(index, maker)):
                 makers.append(maker)
         return makers
 
+    def _takes_given(self, index: int, maker: int) -> bool:
+        """Whether a move takes a number from the problem rather than from an earlier move that came to it too."""
+        if self.lines[index] is not None:
+            return True
+        return self.lines[maker] is not None and maker != index - 1
+
     def describe(self, index: int, kind: FaultKind) -> Fault:
         """Return the fault that a move is."""
-        wrong = self.moves[index]
+        wrong, line = self.moves[index], self.lines[index]
         step = self._blame(wrong) if kind == "leaves_gold" else wrong.step
         needed = self._find_needed(step)
+        text = self.steps[wrong.step]
         if not needed and kind == "leaves_gold":
             kind = "goes_too_far"
-        return self._contrast(Fault(step + 1, kind, wrong.claim, wrong.value), needed, self.steps[wrong.step])
+        elif step < wrong.step:
+            return self._describe_words(step)
+        elif kind == "leaves_gold" and line is not None:
+            return self._describe_confusion(
+                Fault(step + 1, "confuses", wrong.claim, wrong.value), needed, line
+            )
+        return self._contrast(Fault(step + 1, kind, wrong.claim, wrong.value), needed, text)
+
+    def _describe_confusion(self, fault: Fault, needed: Sequence[int], line: int) -> Fault:
+        """Return the fault of a step that does a line's computation and says that it is another line's."""
+        text = self.steps[fault.step - 1]
+        others = [i for i in needed if i != line] or needed
+        meant = self._find_nearest(fault, others, text)
+        place = next((i for i in self._find_below(meant, others) if self.gold.find_claim(i)), meant)
+        return replace(
+            fault,
+            needed=tuple(self.gold.lines[i] for i in needed),
+            contrast=self.gold.find_claim(place),
+            contrast_line=self.gold.lines[place],
+            told=self.gold.lines[line],
+        )
+
+    def look_before(self, fault: Fault) -> Fault:
+        """Return what is wrong in words, units or letters where it comes before the computation that goes wrong."""
+        found = [*self._find_strange_equations(), *self._find_false_conversions()]
+        if fault.kind not in ("arithmetic", "goes_too_far"):
+            found += [self._describe_words(step) for step in self._find_misreadings(fault.step - 1)]
+        return min([*found, fault], key=lambda fault: fault.step)
+
+    def _describe_words(self, step: int) -> Fault:
+        text = self.steps[step]
+        fault = Fault(step + 1, "misreads", told=find_sentence(self.question, text))
+        return self._contrast(fault, self._find_needed(step), text)
+
+    def _find_misreadings(self, end: int) -> Iterator[int]:
+        """Yield the steps without a computation before a wrong one that say what the problem does not."""
+        for step, text in enumerate(self.steps[:end]):
+            if find_claims(text) or has_letters(text) or any(find_conversions(text)):
+                continue
+            is_found = keys(find_numbers(text)) & (self.gold.mental.keys() - self.givens)
+            is_taken = not is_found and takes_from_another(self.question, text, self.names)
+            if is_taken or (step == end - 1 and self._is_retold(step)):
+                yield step
+
+    def _find_false_conversions(self) -> Iterator[Fault]:
+        for step, text in enumerate(self.steps):
+            for claim in find_conversions(text):
+                if not claim.is_true:
+                    fault = Fault(step + 1, "arithmetic", claim, claim.stated)
+                    yield self._contrast(fault, self._find_needed(step), text)
+
+    def _is_retold(self, step: int) -> bool:
+        """Whether a step without a computation moves the words and numbers of the problem about."""
+        numbers = keys(find_numbers(self.steps[step]))
+        before = keys(number for earlier in self.steps[:step] for number in find_numbers(earlier))
+        if not numbers & self.givens or numbers & self.gold.mental.keys() - before:
+            return False  # it says nothing of the problem, or what a gold line computes
+        return measure_order(self.question, self.steps[step]) < _IN_ORDER
+
+    def _find_strange_equations(self) -> Iterator[Fault]:
+        """Yield the equations with another solution than before, or with one that nothing in the problem comes to."""
+        known = self.givens | self.gold.mental.keys() | keys([self.gold.answer or Fraction(0)])
+        solutions: dict[str, Fraction] = {}
+        for step, text in enumerate(self.steps):
+            for equation in find_equations(text):
+                before = solutions.setdefault(equation.letter, equation.solution)
+                if key(equation.solution) not in known or key(equation.solution) != key(before):
+                    told = f"{equation.written} makes {equation.letter} {format_number(equation.solution)}"
+                    fault = Fault(step + 1, "equation", value=equation.solution, told=told)
+                    yield self._contrast(fault, self._find_needed(step), text)
+
+    def find_early_part(self) -> int | None:
+        """Return the step that takes a part of a gold sum, found rightly before it, for the answer."""
+        final = self._find_final()
+        if final is None or self.lines[final] is not None:
+            return None
+        move = self.moves[final]
+        parts = [part for form in move.forms for part in self.gold.parts.get(form, [])]
+        is_part = any(part.rest and not part.is_product for part in parts) and all(
+            self.lines[maker] is not None for maker in self.makers[final]
+        )
+        later = range(move.step + 1, len(self.steps) - 1)
+        said = (step for step in later if key(move.value) in keys(find_numbers(self.steps[step])))
+        return next(said, None) if is_part else None
+
+    def describe_early(self, step: int) -> Fault:
+        """Return the fault of a step that takes what is right, but not yet the answer, for it."""
+        return self._contrast(Fault(step + 1, "stops_early"), self._find_needed(step), "")
 
     def describe_statement(self) -> Fault:
         """All that was computed is right: the answer is stated too early, or is another than was found."""
@@ -398,9 +354,15 @@ class _Trace:
             values = {key(m.value) for m in self.moves if m.step == step} or keys(
                 find_numbers(self.steps[step])
             )
-            if says and stated in values:
+            if says and stated in values and not self._is_copied(step):
                 return step
         return last
+
+    def _is_copied(self, step: int) -> bool:
+        """Whether a step only says again what the problem says."""
+        text = self.steps[step]
+        is_told = keys(find_numbers(text)) <= self.givens and not find_claims(text)
+        return is_told and measure_order(self.question, text) == 1
 
     def _find_needed(self, step: int) -> list[int]:
         pairs = zip(self.moves, self.lines, strict=True)
@@ -414,11 +376,18 @@ class _Trace:
             return replace(fault, needed=tuple(self.gold.lines[line] for line in needed))
         if fault.kind == "stops_early":
             # Where an earlier step is named, its own line is told again; what is missing comes after that.
-            later = [i for i in lines if self.stated is None or key(self._value_of(i)) != key(self.stated)]
+            later = [
+                i for i in lines if self.stated is None or key(self.gold.find_value(i)) != key(self.stated)
+            ]
             lines = later or lines
-        line = lines[0] if fault.kind == "arithmetic" or not text else self._find_nearest(fault, lines, text)
+        told = [i for i in needed if i in lines or ("=" in self.gold.lines[i] and i not in self.gold.algebra)]
+        line = lines[0] if fault.kind == "arithmetic" or not text else self._find_nearest(fault, told, text)
         first = self._find_below(line, needed)
-        place = first[0] if first[0] in lines else line
+        found = [i for i in first if i in lines]
+        if not found:
+            texts = tuple(self.gold.lines[i] for i in self._order(first, needed))
+            return replace(fault, needed=texts, contrast_line=self.gold.lines[line])
+        place = found[0] if first[0] in lines or line not in lines else line
         if (
             fault.kind == "leaves_gold"
             and (missing := self._find_left_out(fault.claim, lines, needed)) is not None
@@ -430,21 +399,22 @@ class _Trace:
             fault, needed=texts, contrast=self.gold.find_claim(place), contrast_line=self.gold.lines[place]
         )
 
-    def _value_of(self, line: int) -> Fraction:
-        claim = self.gold.find_claim(line)
-        return claim.stated if claim else Fraction(0)
-
     def _find_nearest(self, fault: Fault, lines: Sequence[int], text: str) -> int:
-        """Return the needed line most like the wrong step; the first one where it is like none or like that as well."""
+        """Return the line most like the wrong step; the first one where it is like none or like that as well."""
         mine = keys(fault.claim.operands if fault.claim else find_numbers(text))
         words = read_content(text)
         scores = {
-            line: len(mine & keys(claim.operands)) + len(words & read_content(self.gold.lines[line])) / 3
+            line: len(mine & self._read_operands(line))
+            + len(words & read_content(self.gold.lines[line])) / 3
+            + len(words & self.gold.telling[line]) / 3
             for line in lines
-            if (claim := self.gold.find_claim(line))
         }
         best = max(lines, key=lambda line: scores[line])
         return lines[0] if scores[best] <= scores[lines[0]] + 0.5 else best
+
+    def _read_operands(self, line: int) -> frozenset[Fraction]:
+        claim = self.gold.find_claim(line)
+        return keys(claim.operands if claim else find_numbers(self.gold.lines[line]))
 
     def _find_below(self, line: int, needed: Sequence[int]) -> list[int]:
         """Return a line and the needed ones that it is made from, in order."""
@@ -472,7 +442,12 @@ class _Trace:
             missing = keys(right.operands) - keys(wrong.operands)
             is_like = keys(right.operands) & keys(wrong.operands)
             for below in self._find_below(line, needed):
-                if is_like and below != line and below in lines and missing == {key(self._value_of(below))}:
+                if (
+                    is_like
+                    and below != line
+                    and below in lines
+                    and missing == {key(self.gold.find_value(below))}
+                ):
                     return below
         return None
 
@@ -480,10 +455,10 @@ class _Trace:
         """Return the step to name: an earlier one that brought a wrong number in by saying `4 pizzas` of 5."""
         known = _pair_nouns([self.question, *self.gold.lines], reach=3)
         for step in range(wrong.step):
-            if find_claims(self.steps[step]):
+            if find_claims(self.steps[step]) or any(find_conversions(self.steps[step])):
                 continue
             for noun, numbers in _pair_nouns([self.steps[step]], reach=1).items():
-                strange = numbers & keys(wrong.operands) - self.gold.mental.keys()
+                strange = numbers & keys(wrong.operands) - self.gold.mental.keys() - {Fraction(1)}
                 if strange and known.get(noun) and not numbers & known[noun]:
                     return step
         return wrong.step
@@ -514,10 +489,13 @@ def find_fault(
         return trace.describe(slip, "arithmetic")
     if trace.is_right():
         return None
+    if slip is None and (step := trace.find_early_part()) is not None:
+        return trace.look_before(trace.describe_early(step))
     left = trace.find_overshoot() or trace.find_deviation()
     if slip is not None and (left is None or trace.comes_first(slip, left)):
-        return trace.describe(slip, "arithmetic")
-    return trace.describe_statement() if left is None else trace.describe(left, "leaves_gold")
+        return trace.look_before(trace.describe(slip, "arithmetic"))
+    fault = trace.describe_statement() if left is None else trace.describe(left, "leaves_gold")
+    return trace.look_before(fault)
 
 
 def reaches_answer(question: str, gold_rationale: str, gold_answer: str) -> bool:
@@ -525,13 +503,28 @@ def reaches_answer(question: str, gold_rationale: str, gold_answer: str) -> bool
 
     A rationale may end in words, round, or turn dollars into cents; then nothing can be told against it.
     """
-    gold = _Gold(gold_rationale, gold_answer, Givens(question))
+    gold = Gold(gold_rationale, gold_answer, Givens(question))
     last = gold.find_claim(len(gold.lines) - 1) if gold.lines else None
     if gold.answer is None or last is None:
         return True
     answer = gold.answer
     told = keys([*(m.value for m in gold.moves), *find_numbers(gold.lines[-1]), *read_words(gold.lines[-1])])
     return bool(told & keys([answer, answer * 100, answer / 100])) or abs(last.stated - answer) < 1
+
+
+def _read_values(move: Move) -> list[Fraction]:
+    """Return what a move comes to, a percentage as its hundredths and as it is written."""
+    is_percentage = move.claim is not None and move.claim.right.endswith("%")
+    return [move.value, move.value * 100] if is_percentage else [move.value]
+
+
+def _read_shares(move: Move) -> list[Fraction]:
+    """Return the fractions in a move's expression: 3/4 may be a value that was computed before."""
+    found = _SHARE.findall(move.claim.left) if move.claim else []
+    return [Fraction(int(above), int(below)) for above, below in found if int(below)]
+
+
+_SHARE = re.compile(r"(?<![\d.,)])(\d+)/(\d+)(?![\d.,])")
 
 
 def _read_stated(steps: Sequence[str]) -> Fraction | None:
@@ -556,33 +549,6 @@ def _pair_nouns(texts: Iterable[str], reach: int) -> dict[str, set[Fraction]]:
             for noun in words[position + 1 : position + 1 + reach]:
                 if not noun[0].isalnum():
                     break
-                if len(noun) > 2 and noun.isalpha():
+                if len(noun) > 2 and noun.isalpha() and noun not in COMMON - {"each"}:
                     pairs[noun.rstrip("s")].add(key(Fraction(written)))
     return pairs
-
-
-def _expand(parts: Sequence[Fraction], inner: dict[Fraction, tuple[Fraction, ...]]) -> tuple[Fraction, ...]:
-    """Put a line's own terms in the place of each term that it computed: 60-40 with 40=15+25 is 60-15-25."""
-    expanded: list[Fraction] = []
-    for part in parts:
-        if part not in inner and -part in inner:
-            expanded += [-term for term in inner[-part]]
-        else:
-            expanded += inner.get(part, (part,))
-    return tuple(expanded if len(expanded) <= _MAX_TERMS else parts)
-
-
-def _combine(terms: Sequence[Fraction], *, is_sum: bool) -> Iterator[tuple[Fraction, frozenset[Fraction]]]:
-    """Yield what some of the terms or factors come to, with and without the sign, and which are left."""
-    for size in range(2, len(terms)) if len(terms) <= _MAX_TERMS else ():
-        for chosen in combinations(range(len(terms)), size):
-            total = Fraction(0) if is_sum else Fraction(1)
-            for index in chosen:
-                total = total + terms[index] if is_sum else total * terms[index]
-            rest = [term for index, term in enumerate(terms) if index not in chosen]
-            # A number is met as it stands in the text: 60-4 has the term -4, 60/4 the factor 1/4.
-            other = [-term for term in rest] if is_sum else [1 / term for term in rest if term]
-            left = frozenset([*rest, *other])
-            yield total, left
-            if is_sum:
-                yield -total, left

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from time import perf_counter
 
-from lema_local.arithmetic import Claim, find_claims, find_numbers, format_number
 from lema_local.errors import BackendError
 from lema_local.prompts import format_correction
 from lema_local.records import Question
-from lema_local.steps import split_steps, state_answer
+from lema_local.steps import state_answer
 from lema_local.students.base import Message
 from lema_local.teachers.base import RawReply, TeacherRequest
+from lema_local.teachers.explaining import close_sentence, explain_fault
 from lema_local.teachers.mending import mend_slips
-from lema_local.teachers.mistakes import Fault, find_fault, reaches_answer
-from lema_local.teachers.tracing import read_content, read_words
+from lema_local.teachers.mistakes import find_fault, reaches_answer
 
 SOURCES = (
-    "arithmetic", "steps", "prompts", "teachers.reference", "teachers.mistakes", "teachers.mending",
-    "teachers.tracing", "answers.extraction", "answers.choices", "answers.numbers", "answers.surface",
+    "arithmetic", "steps", "prompts", "teachers.reference", "teachers.mistakes", "teachers.gold", "teachers.mending",
+    "teachers.explaining", "teachers.wording", "teachers.equations", "teachers.units", "teachers.tracing",
+    "answers.extraction", "answers.choices", "answers.numbers", "answers.surface",
 )  # fmt: skip
 """The modules of `lema_local` that a reply is made by."""
 
@@ -110,7 +108,7 @@ def write_correction(
         return (
             f"The gold rationale does not reach the gold answer {gold_answer}, so nothing can be built on it."
         )
-    corrected = mended or [*(_close(line) for line in fault.needed), state_answer(gold_answer)]
+    corrected = mended or [*(close_sentence(line) for line in fault.needed), state_answer(gold_answer)]
     reply = format_correction(fault.step, explain_fault(question, gold_answer, steps, fault), corrected)
     return f"Incorrect Step: {reply}"
 
@@ -121,90 +119,3 @@ def _read_request(request: TeacherRequest) -> tuple[str, str | None, str, list[s
         return content["question"], content["gold_rationale"], content["gold_answer"], content["steps"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise BackendError("the reference teacher was sent a request that it cannot read") from error
-
-
-# --- words --------------------------------------------------------------------------------------------------
-
-
-def explain_fault(question: str, gold_answer: str, steps: Sequence[str], fault: Fault) -> str:
-    """Return why a step is wrong, in one or two short sentences."""
-    claim, contrast = fault.claim, fault.contrast
-    if fault.kind == "arithmetic" and claim is not None:
-        return _explain_arithmetic(claim)
-    if fault.kind == "goes_too_far":
-        return f"The answer {gold_answer} is found before this step, and nothing more is asked."
-    if fault.kind == "misstates":
-        return f"The steps before lead to {gold_answer}, and this step states another answer."
-    if contrast is None:
-        equation = next((line for line in fault.needed if "=" in line), "")
-        return f"This does not follow from the problem. {_close(equation) if equation else ''}".strip()
-    reason = _find_reason(question, steps, fault)
-    if fault.kind == "stops_early":
-        return f"The answer is not reached yet, {contrast.left} is still missing: {reason}"
-    if fault.kind == "leaves_out":
-        return f"It leaves out {contrast.left}: {reason}"
-    wrong = claim.left if claim is not None and claim.operators else _say_value(fault)
-    return f"It is {contrast.left}, not {wrong}: {reason}"
-
-
-def _say_value(fault: Fault) -> str:
-    return "this" if fault.value is None else format_number(fault.value)
-
-
-def _explain_arithmetic(claim: Claim) -> str:
-    right, said = format_number(claim.value), format_number(claim.stated)
-    return f"{claim.left} is {right}, not {said if said != right else claim.right}."
-
-
-def _find_reason(question: str, steps: Sequence[str], fault: Fault) -> str:
-    """Return what the right computation rests on, in words that stand there already.
-
-    That is the problem's sentence, or the earlier step, that brings in the number which the wrong computation lacks;
-    where no such sentence is found, the gold line itself.
-    """
-    assert fault.contrast is not None
-    used = set(fault.claim.operands) if fault.claim else set()
-    right = _read_operands(fault.contrast)
-    wanted = {number for number in right if number not in used} or set(right[1:])
-    words = read_content(fault.contrast_line)
-    told = _split_sentences(question)
-    found = [
-        step for step in steps[: fault.step - 1] if wanted & {claim.stated for claim in find_claims(step)}
-    ]
-    scores = {sentence: _score(sentence, wanted, words) for sentence in [*told, *found]}
-    best = max(scores, key=lambda sentence: scores[sentence], default="")
-    if best and scores[best] >= _ENOUGH:
-        return _close(best)
-    # With the right numbers in the wrong computation, what is asked for tells the right one.
-    return told[-1] if fault.kind == "stops_early" and told else _close(fault.contrast_line)
-
-
-def _read_operands(claim: Claim) -> list[Fraction]:
-    """Return the numbers of an equation; a fraction is one number, as the problem tells it: a half, two thirds."""
-    shares = [Fraction(int(above), int(below)) for above, below in _SHARE.findall(claim.left) if int(below)]
-    parts = {part for share in shares for part in (share.numerator, share.denominator)}
-    return [*(number for number in claim.operands if number not in parts), *shares]
-
-
-_SHARE = re.compile(r"(?<![\d.,)])(\d)/(\d)(?![\d.,])")
-_ENOUGH = 2.0
-"""One number that the right computation brings in, or two of its telling words."""
-
-
-def _score(sentence: str, wanted: set[Fraction], words: set[str]) -> float:
-    found = {*find_numbers(sentence), *read_words(sentence)}
-    numbers = sum(number in found or number * 100 in found for number in wanted)
-    shared = len(words & read_content(sentence))
-    return 2.0 * numbers + shared / 4 if wanted else float(shared)
-
-
-def _split_sentences(text: str) -> list[str]:
-    return [sentence for part in _QUOTE_END.split(" ".join(text.split())) for sentence in split_steps(part)]
-
-
-_QUOTE_END = re.compile(r"""(?<=[.!?]["”')])\s+""")
-
-
-def _close(line: str) -> str:
-    line = " ".join(line.split()).rstrip(" ,;:")
-    return line if line.endswith((".", "!", "?")) else f"{line}."

@@ -51,7 +51,7 @@ WORDS = {
 _COMPOUND = re.compile(
     r"\b(twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)[- ](one|two|three|four|five|six|seven|eight|nine)\b"
 )
-_COMMON = frozenset({
+COMMON = frozenset({
     "after", "all", "also", "and", "are", "because", "been", "before", "but", "can", "each", "finally", "find",
     "first", "for", "from", "get", "gets", "had", "has", "have", "her", "his", "how", "into", "its", "let", "makes",
     "many", "means", "more", "much", "needs", "next", "not", "now", "one", "she", "takes", "than", "that", "the",
@@ -168,7 +168,8 @@ class _Reader:
     def _read_told(self, index: int, step: str, plain: str) -> Iterator[Move]:
         """A step without an equation introduces the last number that is new in it."""
         numbers = find_numbers(_TIMES.sub(" ", step))
-        fresh = [number for number in numbers if key(number) not in self.known]
+        # "1 egg" may say no more than "an egg".
+        fresh = [number for number in numbers if key(number) not in self.known and number != 1]
         if fresh:
             rest = tuple(number for number in numbers if number not in fresh)
             forms = self.mental.get(key(fresh[-1]), frozenset())
@@ -264,4 +265,4 @@ def read_plain(step: str) -> str:
 def read_content(text: str) -> set[str]:
     """Return the stems of a text's telling words."""
     words = re.findall(r"[a-z]{3,}", text.lower())
-    return {word.rstrip("s")[:6] for word in words if word not in _COMMON}
+    return {word.rstrip("s")[:6] for word in words if word not in COMMON}

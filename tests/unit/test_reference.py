@@ -73,7 +73,7 @@ def test_the_wrong_operation_is_told_from_the_problems_words() -> None:
     ]
     step, explanation, corrected = _correct(steps)
     assert step == 2
-    assert explanation.startswith("It is 21-5, not 21+5: ")
+    assert explanation.startswith("It is 21-5=16, not 21+5=26: ")
     assert corrected == ["Mia has 21-5=16 apples.", "Mia has 16*2=32 apples.", "The answer is 32."]
 
 
@@ -84,7 +84,7 @@ def test_a_number_of_the_distractor() -> None:
         "Mia has 37*2=74 apples.",
         "The answer is 74.",
     ]
-    assert _correct(steps)[:2] == (1, "It is 12+9, not 12+30: Tom gives Mia 9 more.")
+    assert _correct(steps)[:2] == (1, "It is 12+9=21, not 12+30=42: Tom gives Mia 9 more.")
 
 
 def test_a_step_left_out_is_named_where_the_next_one_goes_wrong() -> None:
@@ -351,7 +351,7 @@ def test_what_a_line_with_a_number_out_of_nowhere_may_rest_on_comes_before_it() 
         "He has 195-160 = 35 sets left.",
     ]
     _, explanation, corrected = _correct([*steps, "The answer is 35."], question)
-    assert explanation.startswith("It is 11*15, not 13*15")
+    assert explanation.startswith("It is 11*15=165, not 13*15=195")
     assert ["8*20" in corrected[0], "160+5" in corrected[1], "11*15" in corrected[2]] == [True] * 3
 
 
@@ -368,10 +368,63 @@ MAY = Question(
 def test_the_sign_of_what_was_computed_counts() -> None:
     steps = ["She has 8-10=-2 inches.", "The cut costs 30*-2=-60 dollars.", "She pays 40+(-60)=-20 dollars."]
     step, explanation, _ = _correct([*steps, "The answer is -20."], MAY)
-    assert (step, explanation[:21]) == (1, "It is 10-8, not 8-10:")
+    assert (step, explanation[:26]) == (1, "It is 10-8=2, not 8-10=-2:")
 
 
 def test_of_a_mistake_that_is_told_twice_the_first_is_named() -> None:
     steps = ["The cut costs 40/10=4 dollars.", "So it costs 40/10=4 dollars.", "She pays 4+4=8 dollars."]
     step, _, _ = _correct([*steps, "The answer is 8."], MAY)
     assert step == 1
+
+
+def _ask(text: str, answer: str, gold: str) -> Question:
+    return Question(
+        id="q", dataset="q", split="train", question=text, gold_answer=answer, gold_rationale=gold
+    )
+
+
+CARL = _ask(
+    "Carl is one foot taller than Ned. Ned is two feet shorter than Isabel, who is 7 feet tall. How tall is Carl?",
+    "6",
+    "If Ned is two feet shorter than Isabel, Ned is 7-2=5 feet tall.\nOne foot taller, Carl is 5+1=6 feet tall.",
+)
+SHARES = _ask(
+    "Ann and Bob sell apples. If Bob has 30 apples, and has 10 more than Ann, how many do they have together?",
+    "50",
+    "Ann has 30-10=20 apples.\nTogether they have 30+20=50 apples.",
+)
+SAVES = _ask(
+    "Ann gets $5 a week for 8 weeks. Then she has $100. With how much did she start?",
+    "60",
+    "In 8 weeks she gets 5*8=40 dollars.\nShe started with 100-40=60 dollars.",
+)
+FENCE = _ask(
+    "A fence is 50 inches high, and a wall is 3 feet high. How many inches higher is the fence?",
+    "14",
+    "The wall is 3*12=36 inches high.\nThe fence is 50-36=14 inches higher.",
+)
+FAIR = _ask(
+    "Ann has $50. She spends half of it on food, and 10 dollars on rides. How much is left?",
+    "15",
+    "She spends 50/2=25 dollars on food.\nThen 50-25-10=15 dollars are left.",
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "steps", "step", "says"),
+    [
+        (CARL, ["Carl is 7-2=5 feet tall."], 1, "7-2=5 is right for something else: If Ned is two feet shorter"),
+        (SHARES, ["Ann has 30 apples.", "Bob has 30+10=40 apples.", "In all it is 30+40=70."], 1, "If Bob has 30"),
+        (SAVES, ["Let x be her money.", "8x + 5x = 100.", "13x = 100. x = 7.69."], 2, "8x+5x=100 makes x 7.692"),
+        (FENCE, ["The wall is 3 feet.", "50 inches is 4 feet.", "It is 4-3=1 higher."], 2, "50 inches in feet is 4.1"),
+        (FAIR, ["50/2=25.", "25+10=35.", "So she has 35 dollars left."], 3, "The answer is not reached yet"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_words_units_or_letters(
+    question: Question, steps: list[str], step: int, says: str
+) -> None:
+    answer = re.findall(r"\d+(?:\.\d+)?", steps[-1].rpartition("=")[2])[0]
+    found, explanation, corrected = _correct([*steps, state_answer(answer)], question)
+    assert says in explanation
+    assert found == step
+    assert corrected[-1] == state_answer(question.gold_answer)
