@@ -4,11 +4,13 @@
     make bench-gpu          random weights of the shapes of Qwen2.5-1.5B and Llama-2-7B on a CUDA card
     python benchmarks/bench_train.py --model student --rows default plain "packed, micro-batch 4"
 
-Every row runs in a process of its own, on the same examples, in batches of the same size, in NF4 with an adapter on
-all linear layers. The first optimizer step, in which memory is allocated, is not counted.
+Every row runs in a process of its own, on the same examples (a lema.jsonl that the quickstart's recipe builds on the
+spot, or --train), in batches of the same size, in NF4 with an adapter on all linear layers. The first optimizer step,
+in which memory is allocated, is not counted; of the others the median is.
 
   default   this project, with the layout that it chooses for the machine
-  8gb 12gb  this project, laid out for such a card
+  8gb 12gb  this project, laid out for such a card, and allowed no more of the card at hand; "..., 1,024 tokens each":
+            with every example of that length, the worst case
   plain     peft with transformers' Trainer: random order, padded to the longest of a micro-batch
   trl       TRL's SFTTrainer without packing
   unsloth   Unsloth with TRL, where it is installed
@@ -19,24 +21,29 @@ Tokens are useful ones: padding does not count. Without a CUDA card `make bench-
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lema_local.cli.progress import progress_bar
 from lema_local.home import lema_home
-from lema_local.prompts import load_cot_prompt
-from lema_local.quickstart.problems import generate_questions
-from lema_local.records import Question, TrainingExample
-from lema_local.steps import number_steps, state_answer
+from lema_local.jsonl import read_records
+from lema_local.pipeline import Pipeline
+from lema_local.recipe import load_recipe
+from lema_local.records import TrainingExample
+from lema_local.runs import RunFolder
 from lema_local.training.base import TrainSettings
 from lema_local.training.layout import lay_out
 from lema_local.training.libraries import quiet_libraries, require_training_libraries
@@ -63,6 +70,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "default": {},
     "8gb": {"memory": "8gb"},
     "12gb": {"memory": "12gb"},
+    "8gb, 1,024 tokens each": {"memory": "8gb"},
+    "12gb, 1,024 tokens each": {"memory": "12gb"},
     "packed": {"is_packed": True},
     "packed, micro-batch 4": {"is_packed": True, "micro_batch_size": 4},
     "padded, micro-batch 4": {"is_packed": False, "micro_batch_size": 4},
@@ -74,6 +83,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "LoRA, not quantized": {"method": "lora"},
 }
 OTHERS = ("plain", "trl", "unsloth")
+FULL_LENGTH = ", 1,024 tokens each"
+EXAMPLES_A_QUESTION = 1.6
+"""In the quickstart's lema.jsonl, at least: the gold solution, and a correction where a mistake was corrected."""
 CHARACTERS_A_TOKEN = 3.3
 """Of English and arithmetic in a vocabulary of 32,000 to 150,000: gives random models the lengths of real text."""
 
@@ -115,6 +127,16 @@ class Found:
     note: str = ""
     estimate_gib: float | None = None
 
+    def a_step(self, name: str) -> float:
+        """Return the median of a step's seconds: `wall`, or `cpu`."""
+        values = [getattr(mark, name) for mark in self.marks]
+        return statistics.median(later - earlier for earlier, later in pairwise(values))
+
+    @property
+    def memory_gib(self) -> float:
+        """Return the most that was seen after a step."""
+        return max(mark.memory_gib for mark in self.marks)
+
 
 def main() -> None:
     chosen = parse_arguments()
@@ -128,8 +150,9 @@ def main() -> None:
     models = ("qwen2.5-1.5b", "llama-2-7b") if chosen.gpu else (chosen.model,)
     for model in models:
         chosen.model = model
-        preset = {"qwen2.5-1.5b": ["8gb"], "llama-2-7b": ["12gb"]}.get(model, [])
-        rows = chosen.rows or ["default", *(preset if chosen.gpu else []), *OTHERS]
+        preset = {"qwen2.5-1.5b": "8gb", "llama-2-7b": "12gb"}.get(model)
+        presets = [preset, f"{preset}{FULL_LENGTH}"] if preset and chosen.gpu else []
+        rows = chosen.rows or ["default", *presets, *OTHERS]
         compare(rows, chosen)
 
 
@@ -141,7 +164,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gpu", action="store_true", help="the two large shapes, on a CUDA card")
     parser.add_argument("--rows", nargs="+", choices=[*LAYOUTS, *OTHERS], help="which rows of the table")
     parser.add_argument("--train", dest="train_path", help="a lema.jsonl whose lengths are taken [made here]")
-    parser.add_argument("--examples", type=int, help="[128; on a card 2,000]")
+    parser.add_argument("--examples", type=int, help="[256; on a card 2,000]")
     parser.add_argument(
         "--steps", type=int, help="optimizer steps [as many as the examples fill; on a card 4]"
     )
@@ -154,7 +177,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_case(chosen: argparse.Namespace) -> Case:
     is_small = chosen.model in ("student", "tiny")
-    examples = chosen.examples or (128 if is_small else 2000)
+    examples = chosen.examples or (256 if is_small else 2000)
     batch_size = chosen.batch_size or (32 if is_small else 96)
     steps = chosen.steps or (max(2, examples // batch_size) if is_small else 4)
     rank = chosen.rank or (32 if is_small else 64)
@@ -181,11 +204,32 @@ def compare(rows: Sequence[str], chosen: argparse.Namespace) -> None:
         f" {max(lengths)}; {case.steps} steps of {case.batch_size}; {describe_machine(case)}"
     )
     print(f"{'':24s}{'tokens/s':>10s}{'trained/s':>11s}{'s a step':>10s}{'CPU s':>8s}{'GiB':>7s}{'est.':>7s}")
+    found: dict[str, Found | str] = {}
     for row in rows:
         if row == "unsloth" and importlib.util.find_spec("unsloth") is None:
             print(f"{row:24s}{'not installed':>21s}")
             continue
-        show(row, run_apart(row, chosen))
+        found[row] = run_apart(row, chosen)
+        show(row, found[row])
+    for line in describe_ratios(found):
+        print(line)
+
+
+def describe_ratios(found: dict[str, Found | str]) -> Iterator[str]:
+    """Yield how this project's default stands to each of the others."""
+    ours = found.get("default")
+    for name in OTHERS:
+        theirs = found.get(name)
+        if isinstance(ours, Found) and isinstance(theirs, Found):
+            faster, busier, memory = (
+                theirs.a_step("wall") / ours.a_step("wall"),
+                theirs.a_step("cpu") / ours.a_step("cpu"),
+                ours.memory_gib / theirs.memory_gib,
+            )
+            yield (
+                f"default against {name}: {faster:.2f} x its tokens/s by the clock, {busier:.2f} x by processor time,"
+                f" {memory:.2f} x its memory"
+            )
 
 
 def run_apart(row: str, chosen: argparse.Namespace) -> Found | str:
@@ -215,9 +259,7 @@ def show(row: str, found: Found | str) -> None:
     if isinstance(found, str):
         print(f"{row:24s}{found}")
         return
-    first, last, steps = found.marks[0], found.marks[-1], len(found.marks) - 1
-    wall, cpu = (last.wall - first.wall) / steps, (last.cpu - first.cpu) / steps
-    memory = max(mark.memory_gib for mark in found.marks)
+    wall, cpu, memory = found.a_step("wall"), found.a_step("cpu"), found.memory_gib
     estimate = "" if found.estimate_gib is None else f"{found.estimate_gib:.2f}"
     print(
         f"{row:24s}{found.tokens_a_step / wall:10.0f}{found.trained_a_step / wall:11.0f}{wall:10.2f}{cpu:8.2f}"
@@ -243,29 +285,26 @@ def load_examples(case: Case) -> tuple[Path, list[EncodedExample], Any]:
 
     encoder = Encoder(open_base(STUDENT))
     if case.train_path:
-        from lema_local.jsonl import read_records
-
         examples = read_records(Path(case.train_path), TrainingExample)[: case.examples]
     else:
         examples = make_examples(case.examples)
     if case.model == "student":
         return open_base(STUDENT).folder, encode_examples(encoder, examples, 1024)[0], encoder.tokenizer
-    return build_base(case.model), fake_tokens(examples, SHAPES[case.model]["vocab_size"]), encoder.tokenizer
+    tokens = fake_tokens(examples, SHAPES[case.model]["vocab_size"])
+    return build_base(case.model, encoder.tokenizer), tokens, encoder.tokenizer
 
 
 def make_examples(count: int) -> list[TrainingExample]:
-    """Return gold solutions of generated problems, as in the arm `cot`."""
-    prompt = load_cot_prompt("cot-zero-shot")
-    questions = [Question.model_validate(one) for one in generate_questions("train", count)]
-    return [
-        TrainingExample(
-            id=question.id, kind="cot", prompt=str(prompt.render(question, "completion")),
-            completion=number_steps([*question.gold_rationale.splitlines(), state_answer(question.gold_answer)]),
-            question_id=question.id, source={"kind": "gold"},
-        )
-        for question in questions
-        if question.gold_rationale
-    ]  # fmt: skip
+    """Return so many examples of a lema.jsonl that the quickstart's recipe builds: sampled mistakes, corrected."""
+    folder = RunFolder(lema_home() / "bench" / f"examples-{count}")
+    path = folder.path / "5_build" / "lema.jsonl"
+    if not path.is_file():
+        questions = max(32, round(count / EXAMPLES_A_QUESTION))
+        recipe = load_recipe(Path("quickstart"), [f"questions.train.limit={questions}"])
+        with contextlib.redirect_stdout(sys.stderr):
+            Pipeline(recipe, folder, show=progress_bar, tell=lambda line: None, reuse=None).run("build")
+    found = read_records(path, TrainingExample)
+    return random.Random(0).sample(found, min(count, len(found)))
 
 
 def fake_tokens(examples: Sequence[TrainingExample], vocabulary: int) -> list[EncodedExample]:
@@ -281,8 +320,8 @@ def fake_tokens(examples: Sequence[TrainingExample], vocabulary: int) -> list[En
     return encoded
 
 
-def build_base(model: str) -> Path:
-    """Write random weights of a known model's shape, once."""
+def build_base(model: str, tokenizer: Any) -> Path:
+    """Write random weights of a known model's shape, once; with a tokenizer, which Unsloth looks for."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -291,6 +330,7 @@ def build_base(model: str) -> Path:
         return folder
     config = AutoConfig.for_model(**SHAPES[model])
     torch.manual_seed(0)
+    tokenizer.save_pretrained(folder)
     with quiet_libraries():
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     return folder
@@ -300,15 +340,36 @@ def build_base(model: str) -> Path:
 
 
 def measure(row: str, case: Case) -> Found:
+    if row == "unsloth":
+        import unsloth  # noqa: F401 - it changes the other libraries, so it has to come before them
     require_training_libraries()
     import torch
 
     torch.set_num_threads(case.threads)
     folder, encoded, tokenizer = load_examples(case)
     train = {"plain": train_plainly, "trl": train_with_trl, "unsloth": train_with_unsloth}.get(row)
+    if row.endswith(FULL_LENGTH):
+        encoded = [lengthen(one, 1024) for one in encoded]
     if train is None:
         return train_here(folder, encoded, tokenizer, case, LAYOUTS[row])
     return count_tokens(train(folder, encoded, tokenizer, case), encoded, case)
+
+
+def lengthen(one: EncodedExample, tokens: int) -> EncodedExample:
+    """Return the example repeated until it has so many tokens."""
+    ids = (one.input_ids * (tokens // len(one.input_ids) + 1))[:tokens]
+    return EncodedExample(one.id, one.kind, ids, min(one.prompt_length, tokens - 1))
+
+
+def take_mark() -> Mark:
+    """Note time and memory once the card has done all it was given."""
+    import torch
+
+    from lema_local.training.qlora import memory_gib
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return Mark(time.perf_counter(), time.process_time(), memory_gib(choose_compute()))
 
 
 def count_tokens(marks: list[Mark], encoded: Sequence[EncodedExample], case: Case, **more: Any) -> Found:
@@ -326,11 +387,15 @@ def train_here(
     compute, marks = choose_compute(), []
     settings = case.settings.model_copy(update=changes)
     budget = PRESETS.get(settings.memory, memory_bytes(compute)[1])
+    if settings.memory in PRESETS and compute.is_cuda:  # a larger card acts as one of this size
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(min(1.0, budget / memory_bytes(compute)[0]))
     lengths = [len(one.input_ids) for one in encoded]
     laid_out = lay_out(settings, compute, read_shape(folder), lengths, budget)
 
     def mark(step: int, steps: int, values: dict[str, float]) -> None:
-        marks.append(Mark(time.perf_counter(), time.process_time(), values["memory_gib"]))
+        marks.append(take_mark())
 
     with tempfile.TemporaryDirectory() as out:
         job = Job(folder, encoded, laid_out.plan, laid_out.settings, compute, tokenizer, "bench", Path(out))
@@ -376,13 +441,11 @@ def marking() -> tuple[list[Mark], Any]:
     """Return a list, and the callback that fills it."""
     from transformers import TrainerCallback
 
-    from lema_local.training.qlora import memory_gib
-
     marks: list[Mark] = []
 
     class Callback(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            marks.append(Mark(time.perf_counter(), time.process_time(), memory_gib(choose_compute())))
+            marks.append(take_mark())
 
     return marks, Callback()
 
