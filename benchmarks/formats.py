@@ -26,10 +26,11 @@ FORMATS = ("cot", "lema", "fix-and-continue", "restart", "critique", "preference
 UNMASKED = "fix-and-continue, wrong step learnt"
 GROUPS = (None, "yes", "no")
 MINUTES_OF_DATA = 4
-SECONDS_A_STEP = {"preference": 0.40}
-SECONDS_OF_OTHERS = 0.16
+SECONDS_A_STEP = {"preference": 0.6}
+SECONDS_OF_OTHERS = 0.22
 SECONDS_AFTER = 12
-"""Measured on two quiet cores: a step of four pairs, one of four examples, export and 500 answers of one training."""
+"""Of a step of four pairs, of a step of four examples (437 of them take about 95 s on two quiet cores), and of export
+and 500 answers of one training; for the estimate alone."""
 
 
 def run_quickstart(run: Path, settings: list[str], *more: str) -> None:
@@ -181,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "formats")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=250, help="optimizer steps of each training")
+    parser.add_argument("--steps", type=int, default=220, help="optimizer steps of each training")
     parser.add_argument("--questions", type=int, default=500, help="test problems")
     parser.add_argument("--dpo-learning-rate", type=float, default=DPO_LEARNING_RATE)
     parser.add_argument("--minutes", type=float, default=35.0, help="warn where it is likely to take longer")

@@ -10,7 +10,14 @@ from click.testing import CliRunner, Result
 
 from lema_local.cli import lema
 from lema_local.jsonl import read_records, write_records
-from lema_local.records import Correction, Question, Rationale, TrainingExample
+from lema_local.records import (
+    Correction,
+    PreferenceExample,
+    Question,
+    Rationale,
+    ReasoningPath,
+    TrainingExample,
+)
 
 QUESTIONS = [
     Question(
@@ -211,3 +218,42 @@ def test_build_leaves_parts_of_corrections_out(folder: Path) -> None:
     result = _build(folder, *everything)
     assert result.exit_code == 2
     assert "leave at least one" in result.stderr
+
+
+def _write_paths(folder: Path, verdict: str) -> None:
+    facts = {
+        "question_id": "q1", "sample_index": 0, "seed": 1, "student": "s", "text": "Step 1: The answer is 10.",
+        "final_answer": "10", "verdict": verdict, "rule": "numeric", "stop_reason": "end", "prompt_tokens": 1,
+        "completion_tokens": 1,
+    }  # fmt: skip
+    write_records(folder / "paths.jsonl", [ReasoningPath.model_validate(facts)])
+
+
+def test_build_writes_the_formats_that_are_named(folder: Path) -> None:
+    _filter(folder)
+    _write_paths(folder, "correct")
+    formats = "fix-and-continue,restart,critique,preference"
+    result = _build(folder, "--format", formats, "--format", "cot", "--paths", "paths.jsonl")
+    assert result.exit_code == 0, result.output
+    names = {path.stem for path in (folder / "OUT").glob("*.jsonl")}
+    assert names == {"cot", *formats.split(",")}
+    assert len(read_records(folder / "OUT" / "preference.jsonl", PreferenceExample)) == 3
+    masked = [one.masked for one in read_records(folder / "OUT" / "restart.jsonl", TrainingExample)]
+    assert sum(map(len, masked)) == 3
+    assert "right path" in result.stdout
+    _build(folder, "--format", "restart", "--train-wrong-step")
+    assert not any(one.masked for one in read_records(folder / "OUT" / "restart.jsonl", TrainingExample))
+
+
+def test_a_format_that_there_is_not_or_that_lacks_right_paths_is_refused(folder: Path) -> None:
+    _filter(folder)
+    result = _build(folder, "--format", "cot,restrat")
+    assert result.exit_code == 2
+    assert "restrat: no such format (did you mean 'restart'?)" in result.stderr
+    _write_paths(folder, "wrong")
+    for more in ([], ["--paths", "paths.jsonl"]):
+        result = _build(folder, "--format", "critique", *more)
+        assert result.exit_code == 2
+        assert "critique needs right paths, and none were kept" in result.stderr
+        assert "--paths" in result.stderr or "paths.jsonl" in result.stderr
+    assert _build(folder, "--format", "critique", "--right-paths", "0").exit_code == 0
