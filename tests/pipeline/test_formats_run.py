@@ -16,9 +16,7 @@ ARMS = ("critique", "preference")
 
 def test_arms_of_several_formats_in_one_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    flags = tiny(
-        "train.arms=[critique,preference]", "questions.test=[{source: quickstart@test, limit: 12}]"
-    )
+    flags = tiny("train.arms=[critique,preference]", "questions.test=[{source: quickstart@test, limit: 12}]")
     done = lema("quickstart", "--run", run, *flags, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     files = {arm: (run / f"5_build/{arm}.jsonl").read_text().splitlines() for arm in ("cot", "lema", *ARMS)}
