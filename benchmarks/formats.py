@@ -209,7 +209,7 @@ def main() -> None:
 
 
 DPO_LEARNING_RATE = 1e-4
-"""Chosen on the quickstart's validation problems, as its other settings were."""
+"""Chosen on the quickstart's validation problems (docs/log.md)."""
 
 if __name__ == "__main__":
     main()
