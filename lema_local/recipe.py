@@ -203,6 +203,21 @@ class ExportBlock(Block):
     """Also write base and adapter as one GGUF in these types, and let them answer the same prompts."""
 
 
+class RoundsBlock(Block):
+    """Going round again: the best student of a round is sampled anew, and its new mistakes are corrected."""
+
+    count: int = Field(default=1, ge=1)
+    """Rounds at most; it stops earlier where validation no longer rises or new mistakes run out."""
+    student_from: str = "best"
+    """Who is sampled in the next round: `best` of the arms by the held-out questions, or an arm by its name."""
+    data: Literal["accumulate", "replace"] = "accumulate"
+    """What a round trains on: the accepted corrections of all rounds so far, or its own alone."""
+    start_from: Literal["base", "adapter"] = "base"
+    """What a later round's arms are fitted from: the base anew, or each arm's own adapter of the round before."""
+    min_new_mistakes: int = Field(default=10, ge=1)
+    """With fewer new mistakes a round ends before the teacher is asked."""
+
+
 class ReportBlock(Block):
     """Stage 9: what came of it."""
 
@@ -231,6 +246,7 @@ class Recipe(Block):
     export: ExportBlock = ExportBlock()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportBlock = ReportBlock()
+    rounds: RoundsBlock = RoundsBlock()
 
 
 NOT_IN_RESULT: dict[str, frozenset[str]] = {
@@ -290,12 +306,35 @@ def check_recipe(values: dict[str, Any], where: str) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as err:
         problems = [_describe_problem(item) for item in err.errors()]
+    else:
+        problems = _check_rounds(recipe)
     problems += _check_names(values)
     if problems:
         raise RecipeError(
             describe_problems(where, problems), hint="lema recipes show quickstart prints a full example"
         )
     return recipe
+
+
+def _check_rounds(recipe: Recipe) -> list[str]:
+    """Return what a recipe lacks for more than one round."""
+    block, questions = recipe.rounds, recipe.questions
+    if block.count == 1:
+        return []
+    problems = []
+    if questions.validation is None and not questions.validation_count:
+        problems.append(
+            "rounds.count: the best student of a round is chosen on held-out questions, and there are none"
+            " (set questions.validation or questions.validation_count)"
+        )
+    if block.start_from == "adapter" and recipe.train.outcome != "adapter":
+        problems.append(
+            "rounds.start_from: whole models are trained from the base; set rounds.start_from to base"
+        )
+    if block.student_from != "best" and block.student_from not in recipe.train.arms:
+        arms = ", ".join(recipe.train.arms)
+        problems.append(f"rounds.student_from: no arm {block.student_from!r}; there are best, {arms}")
+    return problems
 
 
 PROMPTS: Mapping[tuple[str, str], Callable[[str], object]] = {

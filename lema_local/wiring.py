@@ -82,6 +82,7 @@ def open_run_student(
     adapter: Path | Sequence[tuple[Path, float]] | None = None,
     chosen: dict[str, Any] | None = None,
     on_chosen: Callable[[dict[str, Any]], None] | None = None,
+    name: str | None = None,
 ) -> Student:
     """Return the student, loaded.
 
@@ -90,6 +91,7 @@ def open_run_student(
         adapter: A GGUF LoRA adapter over it, or several with their scales.
         chosen: What its engine chose at an earlier start, to be used again.
         on_chosen: Told what its engine chose, before anything is decoded.
+        name: What its paths call it; None: the files' names.
     """
     from lema_local.students import open_student
 
@@ -101,6 +103,7 @@ def open_run_student(
         options=block.engine,
         chosen=chosen,
         on_chosen=on_chosen,
+        name=name,
     )
 
 
@@ -120,6 +123,7 @@ class LentStudents:
         chosen: What their engines chose at an earlier start, by `model`.
         on_chosen: Told what they have chosen so far, before anything is decoded.
         tell: Says one line to the user.
+        name: What the paths of a single one call it; None: the files' names.
     """
 
     def __init__(
@@ -130,8 +134,10 @@ class LentStudents:
         chosen: Mapping[str, Any] | None = None,
         on_chosen: Callable[[dict[str, Any]], None],
         tell: Callable[[str], None],
+        name: str | None = None,
     ) -> None:
         self._tell = tell
+        self._name = name
         self._adapters = tuple(adapters)
         self._chosen = dict(chosen or {})
         self._on_chosen = on_chosen
@@ -147,6 +153,7 @@ class LentStudents:
             adapter=self._adapters,
             chosen=self._chosen.get(block.model),
             on_chosen=partial(self._keep, block.model),
+            name=self._name,
         )
         try:
             if block.url is None and block.gpu_layers == 0:

@@ -24,6 +24,7 @@ FLAGS = {
     "fallback_url": "teacher.fallback.url",
     "max_usd": "teacher.max_usd",
     "paper_style": "train.keep_looks",
+    "rounds": "rounds.count",
 }
 """Flags that are short for `--set KEY=...`."""
 
@@ -57,7 +58,15 @@ def run_options(command: Any) -> Any:
             help="Also the best checkpoint on the test questions, labelled as such.",
         ),
         click.option(
-            "--until", metavar="STAGE", shell_complete=complete_stages, help="Stop after this stage."
+            "--rounds",
+            type=click.IntRange(min=1),
+            help="Go round again with the best student, at most so many rounds in all.",
+        ),
+        click.option(
+            "--until",
+            metavar="STAGE",
+            shell_complete=complete_stages,
+            help="Stop after this stage (of the first round).",
         ),
         click.option(
             "--reuse", type=click.Path(path_type=Path), help="Take over what fits from another run."
@@ -246,6 +255,8 @@ def print_result(pipeline: Pipeline) -> None:
         return
     click.echo("\n".join(describe_scores(scores)))
     click.echo(f"\n{pipeline.describe_matching()}")
+    for line in pipeline.describe_rounds():
+        click.echo(f"\n{line}")
     report_path = pipeline.runner.path("report", "report.html")
     if report_path.exists():
         click.echo(f"\nReport: {report_path}")

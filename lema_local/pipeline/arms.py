@@ -20,7 +20,7 @@ from lema_local.recipe import NOT_IN_RESULT
 from lema_local.records import PreferenceExample, Question
 from lema_local.runs import MadeFrom, Manifest, StageFolder
 from lema_local.sampling import sample_into_file
-from lema_local.stage_runner import Outcome, Work
+from lema_local.stage_runner import STAGES, Outcome, Work
 from lema_local.stages.build import ALWAYS, MATCHED, build_held_out
 from lema_local.stages.export import answer_greedily, check_exported, describe_divergence, write_merged
 from lema_local.stages.sample import greedy_settings
@@ -42,6 +42,7 @@ def do_train(run: Run) -> None:
             "base": run.base_identity,
             "arm": run.trainings[training][0],
             "train": own,
+            **({"start": _mark_start(run, training)} if _find_start(run, training) else {}),
             "held_out": run.runner.marks["validation questions"] if settings.validate_every_steps else None,
         }
 
@@ -69,7 +70,20 @@ def fit_arm(run: Run, training: str, out_dir: Path) -> TrainResult:
             student,
             validation=_validation(run, settings),
             tell=run.tell,
+            start_from=_find_start(run, training),
         )
+
+
+def _find_start(run: Run, training: str) -> Path | None:
+    """The adapter that this training goes on from: its own of the round before. None: a new one on the base."""
+    if run.round is None or run.recipe.rounds.start_from == "base":
+        return None
+    return run.earlier[-1].stage(STAGES["train"]).path / training / "adapter"
+
+
+def _mark_start(run: Run, training: str) -> str | None:
+    manifest = StageFolder(run.earlier[-1].stage(STAGES["train"]).path / training).manifest()
+    return manifest.fingerprint if manifest else None
 
 
 def _validation(run: Run, settings: TrainSettings) -> Validation | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lema_local.formats import record_of
 from lema_local.recipe import Recipe
 from lema_local.records import Question
+from lema_local.rounds import read_round, round_folder
 from lema_local.run_progress import ProgressFile, Show
 from lema_local.runs import Manifest, RunFolder, StageFolder
 from lema_local.stage_runner import StageRunner, save_chosen
@@ -50,12 +51,35 @@ class Run:
     ) -> None:
         self.recipe = recipe
         self.folder = folder
+        self.shown = show
         progress = ProgressFile(folder.path, show, mask_secrets)
         self.show: Show = progress.show
         self.tell = tell
         self.runner = StageRunner(folder, tell=tell, reuse=reuse, progress=progress)
         self.questions: dict[str, list[Question]] = {}
         """By split; filled by the first stage."""
+        self.round = read_round(folder)
+        """What a later round starts from; None in a run's own folder, which is the first round."""
+
+    @property
+    def number(self) -> int:
+        """Of the round, 1-based."""
+        return self.round.number if self.round else 1
+
+    @property
+    def is_given_corrections(self) -> bool:
+        """Whether this round's corrections were made elsewhere: nothing is sampled or asked."""
+        return self.recipe.correct.source is not None and self.round is None
+
+    @property
+    def root(self) -> RunFolder:
+        """The folder of the whole run: its budget holds over all rounds."""
+        return RunFolder(self.folder.path.parent) if self.round else self.folder
+
+    @property
+    def earlier(self) -> list[RunFolder]:
+        """The rounds before this one, the first one first."""
+        return [round_folder(self.root, number) for number in range(1, self.number)]
 
     @cached_property
     def student_identity(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -12,16 +13,17 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from lema_local.datasets import split_validation
+from lema_local.errors import RunStateError
 from lema_local.formats import FORMATS
 from lema_local.grades import GRADES_FILE, read_grades
-from lema_local.jsonl import write_records
+from lema_local.jsonl import read_records, write_records
 from lema_local.pipeline.context import Run
-from lema_local.prompts import load_cot_prompt
-from lema_local.recipe import settings_in_result
+from lema_local.prompts import CotPrompt, load_cot_prompt
+from lema_local.recipe import StudentBlock, settings_in_result
 from lema_local.records import Correction, Rationale, ReasoningPath
-from lema_local.runs import MadeFrom, Manifest, StageFolder, fingerprint
+from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, fingerprint, hash_file
 from lema_local.sampling import SampleWatch, expected_paths, sample_into_file
-from lema_local.stage_runner import Outcome, save_chosen
+from lema_local.stage_runner import STAGES, Outcome, save_chosen
 from lema_local.stages.build import (
     ALWAYS,
     build_arms,
@@ -32,8 +34,16 @@ from lema_local.stages.build import (
 )
 from lema_local.stages.filter import filter_corrections
 from lema_local.stages.questions import check_disjoint, check_gold_answers
+from lema_local.stages.sample import SampleSettings, derive_seed
 from lema_local.students import lend_counter
-from lema_local.wiring import LentStudents, load_source, student_file, student_identity
+from lema_local.wiring import (
+    LentStudents,
+    load_source,
+    student_file,
+    student_identity,
+    student_path,
+    with_exported,
+)
 
 
 def do_questions(run: Run) -> None:
@@ -65,19 +75,53 @@ def do_questions(run: Run) -> None:
     run.runner.do("questions", made_from, work)
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Who is sampled, and how."""
+
+    blocks: tuple[StudentBlock, ...]
+    prompt: CotPrompt
+    settings: SampleSettings
+    made_from: MadeFrom
+    """Beside the questions and the recipe's settings."""
+    adapters: tuple[tuple[Path, float], ...] = ()
+    name: str | None = None
+    """What the paths call the student; None: its file's name."""
+
+
+def _plan_sampling(run: Run) -> Sampling:
+    """The students as the recipe names them; in a later round the best one of the round before, as it was trained."""
+    recipe, settings = run.recipe, run.recipe.sample
+    if run.round is None:
+        prompt = load_cot_prompt(settings.prompt)
+        others = [student_identity(block) for block in recipe.other_students]
+        made_from = {**({"other_students": others} if others else {}), "prompt": prompt.fingerprint}
+        return Sampling((recipe.student, *recipe.other_students), prompt, settings, made_from)
+    prompt = load_cot_prompt(recipe.build.cot_prompt)
+    number, arm = run.number, run.round.arm
+    gguf = run.earlier[-1].stage(STAGES["export"]).path / arm / f"{recipe.train.outcome}.gguf"
+    student, adapter = with_exported(recipe.student, gguf)
+    return Sampling(
+        (student.model_copy(update={"prompt_style": recipe.train.prompt_style}),),
+        prompt,
+        # Other seeds than in the rounds before: a student that learned little would repeat itself.
+        settings.model_copy(update={"seed": derive_seed(settings.seed, f"round {number}", 0)}),
+        {"prompt": prompt.fingerprint, "round": number, "trained": hash_file(gguf)},
+        adapters=((adapter, 1.0),) if adapter else (),
+        name=f"{student_path(recipe.student).name}+{arm}-round-{number - 1}",
+    )
+
+
 def do_sample(run: Run) -> None:
     """Sample reasoning paths of the training questions; corrections made elsewhere need none."""
-    if run.recipe.correct.source is not None:
+    if run.is_given_corrections:
         return
-    settings = run.recipe.sample
-    prompt = load_cot_prompt(settings.prompt)
-    blocks = (run.recipe.student, *run.recipe.other_students)
-    others = [student_identity(block) for block in run.recipe.other_students]
+    plan = _plan_sampling(run)
+    blocks, settings = plan.blocks, plan.settings
     made_from = {
         "questions": run.runner.marks["train questions"],
         "student": run.student_identity,
-        **({"other_students": others} if others else {}),
-        "prompt": prompt.fingerprint,
+        **plan.made_from,
         "sample": settings_in_result(run.recipe, "sample"),
     }
 
@@ -85,6 +129,8 @@ def do_sample(run: Run) -> None:
         asked = run.questions["train"]
         lent = LentStudents(
             blocks,
+            adapters=plan.adapters,
+            name=plan.name,
             chosen=started.chosen.get("chosen"),
             on_chosen=partial(save_chosen, folder, started),
             tell=run.tell,
@@ -94,7 +140,7 @@ def do_sample(run: Run) -> None:
                 folder.path / "paths.jsonl",
                 asked,
                 lent.openers,
-                prompt,
+                plan.prompt,
                 settings,
                 on_paths=SampleWatch(update),
                 on_refusal=lambda question, why: run.tell(f"{question.id} is left out: {why}"),
@@ -130,6 +176,7 @@ def do_filter(run: Run) -> None:
 def do_build(run: Run) -> None:
     """Build the training files of the arms."""
     settings = run.recipe.build
+    earlier = run.earlier if run.recipe.rounds.data == "accumulate" else []
     made_from = {
         "questions": run.runner.marks["train questions"],
         "accepted": run.runner.marks["filter"],
@@ -139,10 +186,12 @@ def do_build(run: Run) -> None:
         "test questions": run.runner.marks["test questions"],
         **({"tokenizer": run.student_identity} if settings.match == "tokens" else {}),
         **({"arms": run.recipe.train.arms} if set(run.recipe.train.arms) - set(ALWAYS) else {}),
+        **({"earlier rounds": [_mark(one) for one in earlier]} if earlier else {}),
     }
 
     def work(folder: StageFolder, _: Manifest) -> Outcome:
-        accepted = run.runner.read("filter", "accepted.jsonl", Correction)
+        filtered = [one.stage(STAGES["filter"]).path for one in (*earlier, run.folder)]
+        accepted = [one for path in filtered for one in read_records(path / "accepted.jsonl", Correction)]
         has_rationales = run.recipe.augment is not None
         rationales = run.runner.read("augment", "rationales.jsonl", Rationale) if has_rationales else []
         names = tuple(dict.fromkeys((*ALWAYS, *run.recipe.train.arms)))
@@ -164,6 +213,16 @@ def do_build(run: Run) -> None:
         return Outcome(counts=counts)
 
     run.runner.do("build", made_from, work)
+
+
+def _mark(folder: RunFolder) -> str:
+    """The fingerprint of an earlier round's accepted corrections."""
+    manifest = folder.stage(STAGES["filter"]).manifest()
+    if manifest is None:
+        raise RunStateError(
+            f"{folder.path} has no accepted corrections any more", hint="lema status says why"
+        )
+    return manifest.fingerprint
 
 
 @contextmanager

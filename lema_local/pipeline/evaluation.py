@@ -13,11 +13,12 @@ from lema_local.pipeline.context import Run
 from lema_local.pipeline.data import hash_records
 from lema_local.prompts import CotPrompt, load_cot_prompt
 from lema_local.recipe import settings_in_result
-from lema_local.records import Prediction, Question, ReasoningPath
+from lema_local.records import Prediction, Question, ReasoningPath, Share
+from lema_local.rounds import BASE
 from lema_local.runs import MadeFrom, Manifest, StageFolder, write_text
 from lema_local.sampling import evaluation_settings, predict_into_file
 from lema_local.stage_runner import Outcome, Work
-from lema_local.stages.evaluate import choose_best_on_test, score_predictions
+from lema_local.stages.evaluate import choose_best_on_test, score_predictions, share_of
 from lema_local.stages.sample import SampleSettings
 from lema_local.students.base import PromptStyle
 
@@ -25,6 +26,8 @@ LOOKS = "looks"
 """Folder of a training's kept checkpoints, and of their answers."""
 SAMPLED = "sampled"
 """Folder of an arm's sampled answers, within its own."""
+VALIDATION = "validation"
+"""Folder of an arm's answers to the held-out questions, within its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +198,8 @@ def _evaluate_entry(
     if exported is None and entry.arm:
         exported = run.runner.path("export") / entry.arm / f"{run.recipe.train.outcome}.gguf"
     verdicts = Counter[str]()
-    title = f"evaluate {name}" + (" (sampled)" if settings.temperature else "")
+    title = f"evaluate {name}"
+    title += " (sampled)" if settings.temperature else ""
     with (
         run.lend_student(exported=exported, style=entry.style, folder=folder, started=started) as student,
         run.show(title, len(asked) * settings.samples_per_question) as update,
@@ -233,6 +237,31 @@ def _rows_by_seed(run: Run) -> dict[str, dict[int, str]]:
     for name, (arm, seed) in run.trainings.items():
         rows.setdefault(arm, {})[seed] = name
     return rows
+
+
+def validate_students(run: Run) -> dict[str, Share]:
+    """Let the base and each arm answer the held-out questions, as they answer the test questions; greedily."""
+    settings = run.recipe.evaluate
+    greedy, _ = evaluation_settings(settings)
+    held_out = run.questions["validation"]
+    shares = {}
+    for name, entry in _list_entries(run).items():
+        if name != BASE and name not in run.recipe.train.arms:
+            continue  # another prompt for the base, further training seeds
+        made_from = {
+            "questions": run.runner.marks["validation questions"],
+            "student": run.runner.marks[f"export {entry.arm}"] if entry.arm else run.student_identity,
+            "prompt": entry.prompt.fingerprint,
+            "style": entry.style,
+            "max_tokens": settings.max_tokens,
+        }
+
+        def work(folder: StageFolder, started: Manifest, name: str = name, entry: Entry = entry) -> Outcome:
+            return _evaluate_entry(run, name, entry, greedy, folder, started, asked=held_out)
+
+        found = run.runner.do("evaluate", made_from, work, part=f"{name}/{VALIDATION}")
+        shares[name] = share_of(found.counts.get("correct", 0), sum(found.counts.values()))
+    return shares
 
 
 def do_report(run: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from lema_local.prompts import load_correction_prompt, load_cot_prompt
 from lema_local.recipe import settings_in_result
 from lema_local.records import Correction, Rationale, ReasoningPath
 from lema_local.resuming import ResumedFile
-from lema_local.runs import Manifest, StageFolder, hash_file
-from lema_local.stage_runner import Outcome
-from lema_local.stages.correct import path_key, select_mistakes
+from lema_local.runs import Manifest, StageFolder, fingerprint, hash_file
+from lema_local.stage_runner import STAGES, Outcome
+from lema_local.stages.correct import NewMistakes, find_new, path_key, select_mistakes, solution_key
 from lema_local.teamwork import account_for_fallback, augment_with_team, correct_with_team, count_by_teacher
 from lema_local.wiring import REFERENCE, open_run_team
 
@@ -24,7 +24,7 @@ from lema_local.wiring import REFERENCE, open_run_team
 def do_correct(run: Run) -> None:
     """Let the teacher correct the mistakes."""
     settings = run.recipe.correct
-    if settings.source is not None:
+    if settings.source is not None and run.is_given_corrections:
         _take_corrections(run, Path(settings.source))
         return
     prompt = load_correction_prompt(settings.prompt)
@@ -33,15 +33,16 @@ def do_correct(run: Run) -> None:
         "teacher": run.teacher_identity,
         "prompt": None if _only_reference(run) else prompt.fingerprint,
         "correct": settings_in_result(run.recipe, "correct"),
+        **({"corrected before": _hash_corrected(run)} if run.round else {}),
     }
 
     def work(folder: StageFolder, _: Manifest) -> Outcome:
-        paths = run.runner.read("sample", "paths.jsonl", ReasoningPath)
+        paths = find_new_mistakes(run).paths if run.round else read_paths(run)
         mistakes = list(select_mistakes(paths, run.questions["train"], settings))
         order = [path_key(path) for _, path in mistakes]
         with (
             ResumedFile(folder.path / "corrections.jsonl", Correction, path_key) as file,
-            open_run_team(run.recipe, settings, run.folder) as team,
+            open_run_team(run.recipe, settings, run.root) as team,
             run.show("correct", len(mistakes)) as update,
         ):
             left = [mistake for mistake in mistakes if path_key(mistake[1]) not in file.kept]
@@ -61,6 +62,29 @@ def do_correct(run: Run) -> None:
             return Outcome(counts=counts, cost_usd=team.spent_usd)
 
     run.runner.do("correct", made_from, work)
+
+
+def read_paths(run: Run) -> list[ReasoningPath]:
+    """Return this round's paths."""
+    return [] if run.is_given_corrections else run.runner.read("sample", "paths.jsonl", ReasoningPath)
+
+
+def find_new_mistakes(run: Run) -> NewMistakes:
+    """Return what of this round's paths no accepted correction of an earlier round answers yet."""
+    return find_new(read_paths(run), _read_corrected(run), run.recipe.correct)
+
+
+def _read_corrected(run: Run) -> Iterator[Correction]:
+    for folder in run.earlier:
+        yield from read_records(folder.stage(STAGES["correct"]).path / "corrections.jsonl", Correction)
+
+
+def _hash_corrected(run: Run) -> str:
+    """A hash of the mistakes that have been corrected in earlier rounds."""
+    accepted = (one for one in _read_corrected(run) if one.verdict == "accepted")
+    return fingerprint(
+        {"mistakes": sorted({solution_key(one.question_id, one.original_steps) for one in accepted})}
+    )
 
 
 def _take_corrections(run: Run, source: Path) -> None:
@@ -103,7 +127,7 @@ def do_augment(run: Run) -> None:
         order = [(question.id, attempt) for question in wanted for attempt in attempts]
         with (
             ResumedFile(folder.path / "rationales.jsonl", Rationale, rationale_key) as file,
-            open_run_team(run.recipe, settings, run.folder) as team,
+            open_run_team(run.recipe, settings, run.root) as team,
             run.show("augment", len(order)) as update,
         ):
             left = [one for one in wanted if not all((one.id, attempt) in file.kept for attempt in attempts)]

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lema_local.arithmetic import chain_equations
 from lema_local.corrections import (
     UnparseableReply,
     judge_correction,
@@ -109,6 +110,45 @@ def select_mistakes(
         if settings.max_per_question is None or taken[question.id] < settings.max_per_question:
             taken[question.id] += 1
             yield question, path
+
+
+SolutionKey = tuple[str, tuple[str, ...]]
+"""A question's id and the chain of equations of a wrong solution of it: one mistake, in whatever words."""
+
+
+def solution_key(question_id: str, steps: Sequence[str]) -> SolutionKey:
+    """Return what tells one mistake from another; a solution without equations is told by its words."""
+    return question_id, chain_equations("\n".join(steps)) or tuple(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class NewMistakes:
+    """The paths of a later round that may be worth a correction."""
+
+    paths: list[ReasoningPath]
+    """Each mistake once."""
+    already_known: int
+    """Mistakes that have an accepted correction from an earlier round."""
+
+
+def find_new(
+    paths: Iterable[ReasoningPath], corrected: Iterable[Correction], settings: CorrectSettings
+) -> NewMistakes:
+    """Return the mistakes among the paths that no accepted correction answers yet."""
+    known = {
+        solution_key(one.question_id, one.original_steps) for one in corrected if one.verdict == "accepted"
+    }
+    found: dict[SolutionKey, ReasoningPath] = {}
+    already: set[SolutionKey] = set()
+    for path in paths:
+        if path.verdict not in settings.include:
+            continue
+        key = solution_key(path.question_id, list_steps(path))
+        if key in known:
+            already.add(key)
+        else:
+            found.setdefault(key, path)
+    return NewMistakes(list(found.values()), len(already))
 
 
 def correct_mistakes(

@@ -136,7 +136,7 @@ def _score_arm(
 
     def share(members: Iterable[Question]) -> Share:
         verdicts = [by_id[question.id].is_correct is True for question in members if question.id in by_id]
-        return _share(sum(verdicts), len(verdicts))
+        return share_of(sum(verdicts), len(verdicts))
 
     def count(verdict: str) -> int:
         return sum(one.verdict == verdict for one in own)
@@ -196,7 +196,8 @@ def _score_samples(
     )
 
 
-def _share(correct: int, n: int) -> Share:
+def share_of(correct: int, n: int) -> Share:
+    """Return so many of so many, with the 95 % Wilson interval."""
     from lema_local.statistics import wilson_interval
 
     interval = wilson_interval(correct, n)
@@ -253,7 +254,7 @@ def choose_best_on_test(
             for step, some in by_step.items()
         }
         step = max(sorted(own), key=lambda one: sum(own[one]))
-        share = _share(sum(own[step]), len(own[step]))
+        share = share_of(sum(own[step]), len(own[step]))
         found.append(
             BestOnTest(
                 arm=arm,

@@ -35,6 +35,7 @@ def train_arm(
     *,
     validation: Validation | None = None,
     tell: Tell = ignore,
+    start_from: Path | None = None,
 ) -> TrainResult:
     """Fit an adapter into `out_dir/adapter`; goes on where it was interrupted.
 
@@ -47,13 +48,17 @@ def train_arm(
         student: Who will answer with the adapter: where it can tell its token ids, the prompts' are compared first.
         validation: Held-out examples; the adapter that does best on them is kept.
         tell: Told what is trained on before the first step, and of each look at the held-out examples.
+        start_from: An earlier adapter that training goes on from; None: a new one.
 
     Raises:
         InputError: If base, examples, folder and student do not fit together.
         BackendError: If the training fails; its checkpoints are kept.
     """
     reader = student if isinstance(student, PromptReader) else None  # an endpoint cannot tell its token ids
-    return trainer.train(examples, settings, out_dir, on_progress, reader, validation=validation, tell=tell)
+    return trainer.train(
+        examples, settings, out_dir, on_progress, reader,
+        validation=validation, tell=tell, start_from=start_from,
+    )  # fmt: skip
 
 
 def describe_training(result: TrainResult) -> list[str]:

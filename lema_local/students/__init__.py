@@ -23,6 +23,7 @@ def open_student(
     options: EngineOptions | None = None,
     chosen: Mapping[str, Any] | None = None,
     on_chosen: Callable[[dict[str, Any]], None] | None = None,
+    name: str | None = None,
 ) -> Student:
     """Return a student that is ready to be sampled.
 
@@ -34,6 +35,7 @@ def open_student(
         options: What is not to be chosen by the engine; with `url` only `slots` counts: requests in flight.
         chosen: What an earlier start chose, to be used again on resume.
         on_chosen: Called once with what the engine chose, before anything is decoded: to be written down.
+        name: What its paths call it; None: the files' names. An endpoint's is always `spec`.
 
     Raises:
         BackendUnavailable: If the file, the adapter or the endpoint cannot be used.
@@ -54,6 +56,7 @@ def open_student(
         options=options,
         chosen=chosen,
         on_chosen=on_chosen,
+        name=name,
     )
 
 

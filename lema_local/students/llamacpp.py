@@ -70,7 +70,9 @@ class LlamaStudent:
         options: EngineOptions | None = None,
         chosen: Mapping[str, Any] | None = None,
         on_chosen: Callable[[dict[str, Any]], None] | None = None,
+        name: str | None = None,
     ) -> None:
+        self._name = name
         self._options = options or EngineOptions()
         self.facts: ModelFacts = read_facts(path)
         check_weights_fit(self.facts)
@@ -89,8 +91,8 @@ class LlamaStudent:
 
     @property
     def name(self) -> str:
-        """The file's name, adapters added: `base.gguf+adapter.gguf`."""
-        return "+".join([self._model.path.name, *(path.name for path, _ in self._adapters)])
+        """The name it was given, or the file's, adapters added: `base.gguf+adapter.gguf`."""
+        return self._name or "+".join([self._model.path.name, *(path.name for path, _ in self._adapters)])
 
     @property
     def prompt_style(self) -> PromptStyle:

@@ -299,6 +299,10 @@ class PromptReader(Protocol):
 class Trainer(Protocol):
     """Fits one adapter (or all weights) per arm to one base and exports it."""
 
+    @property
+    def base_facts(self) -> BaseFacts:
+        """Which model it is, by its weights."""
+
     def train(
         self,
         examples: Sequence[AnyExample],
@@ -309,6 +313,7 @@ class Trainer(Protocol):
         *,
         validation: Validation | None = None,
         tell: Tell = ignore,
+        start_from: Path | None = None,
     ) -> TrainResult:
         """Fit an adapter into `out_dir/adapter`, or a whole model into `out_dir/model`.
 
@@ -324,6 +329,7 @@ class Trainer(Protocol):
             validation: Held-out examples; the adapter that does best on them is kept.
             tell: Called before the first step with a table of what is trained on, what was left out and how a step is
                 laid out, and with each look at the held-out examples.
+            start_from: An adapter's folder, fitted to the same base: training goes on from it; None: a new one.
 
         Raises:
             InputError: If the base, the examples or the folder do not fit.

@@ -17,6 +17,7 @@ from lema_local.runs import fingerprint, hash_file, library_versions, write_text
 from lema_local.training.base import (
     LAYOUT_SETTINGS,
     AnswerGreedily,
+    BaseFacts,
     Exported,
     ExportResult,
     FidelityResult,
@@ -61,6 +62,7 @@ from lema_local.training.validation import BEST, fill_rows
 from lema_local.training.whole import export_whole_model, is_whole_model
 
 RESULT_NAME = "lema_training.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 NOT_IN_RESULT = {"save_every_steps", "report_to", *LAYOUT_SETTINGS}
 
 
@@ -98,6 +100,11 @@ class LocalTrainer:
             check_matches_gguf(opened.facts, read_gguf_facts(self._base_gguf))
         return opened
 
+    @property
+    def base_facts(self) -> BaseFacts:
+        """Which model it is, by its weights."""
+        return self.base.facts
+
     @borrowed_memory()
     def train(
         self,
@@ -109,8 +116,11 @@ class LocalTrainer:
         *,
         validation: Validation | None = None,
         tell: Tell = ignore,
+        start_from: Path | None = None,
     ) -> TrainResult:
         """Fit an adapter; see `Trainer.train`."""
+        if start_from is not None:
+            check_same_base(start_from, self.base.facts)
         settings = choose_method(_own_settings(settings), examples)
         encoder = Encoder(self.base, settings.prompt_style)
         if reader is not None:
@@ -118,7 +128,7 @@ class LocalTrainer:
         encoded, left_out = encode_examples(encoder, examples, settings.max_length)
         check_labels((row for example in encoded for row in example.rows), self.base.facts.stop_ids)
         held_out = _encode_held_out(encoder, validation, settings, tell, is_paired=_is_paired(encoded))
-        key = _fingerprint(self.base, settings, encoded, held_out)
+        key = _fingerprint(self.base, settings, encoded, held_out, start_from)
         finished = _finished(out_dir / settings.outcome, key)
         if finished is not None:
             return finished
@@ -139,6 +149,7 @@ class LocalTrainer:
             answer=validation.answer if validation else None,
             processes=this_process(),
             tell=tell,
+            start_from=start_from,
         )  # fmt: skip
         return self._fit(job, laid_out, left_out, settings, on_progress)
 
@@ -266,6 +277,26 @@ class LocalTrainer:
         finish(partial, result.adapter_dir)
 
 
+def check_same_base(adapter_dir: Path, facts: BaseFacts) -> None:
+    """See that an adapter was fitted to this very base.
+
+    Raises:
+        InputError: If it was fitted to another one, or does not say.
+    """
+    try:
+        found = BaseFacts.model_validate_json((adapter_dir / FACTS_NAME).read_bytes())
+    except (OSError, ValidationError) as err:
+        raise InputError(
+            f"{adapter_dir} does not say which base it was fitted to", hint="train it again with lema train"
+        ) from err
+    if found.sha256 != facts.sha256:
+        raise InputError(
+            f"the base has changed: {adapter_dir} was fitted to {found.source} (sha256 {found.sha256[:12]}), and the"
+            f" base is now {facts.source} ({facts.sha256[:12]})",
+            hint="set the base back, or begin a new run with it",
+        )
+
+
 def read_training_record(adapter_dir: Path) -> TrainingRecord | None:
     """Return what made an adapter; None where it was not made by this project.
 
@@ -328,6 +359,7 @@ def _fingerprint(
     settings: TrainSettings,
     encoded: Sequence[Encoded],
     held_out: Sequence[EncodedExample],
+    start_from: Path | None,
 ) -> str:
     """Return a hash of what decides the adapter, down to the order of the batches."""
     unused = NOT_IN_RESULT | settings_of_pairs(_is_paired(encoded))
@@ -337,6 +369,7 @@ def _fingerprint(
             "settings": settings.model_dump(mode="json", exclude=unused),
             "examples": [one.plain for one in encoded],
             "held_out": [one.plain for one in held_out],
+            **({"start_from": hash_file(start_from / ADAPTER_WEIGHTS)} if start_from else {}),
         }
     )
 

@@ -64,6 +64,8 @@ class Job:
     """Rows of examples to look at on the way."""
     answer: Callable[[Path], float] | None = None
     """Pass@1 of an adapter's folder on the held-out questions."""
+    start_from: Path | None = None
+    """An adapter's folder that training goes on from; None: a new adapter."""
     processes: Processes = Processes()  # noqa: RUF009 - frozen
     tell: Tell = ignore
 
@@ -204,6 +206,8 @@ def _make_trainer(job: Job, journal: _Journal) -> Any:
         config._n_gpu = 1  # transformers would take all cards, which TRL refuses
     is_sharded = job.processes.is_sharded
     model = load_for_training(job.base_folder, job.settings, job.compute, is_sharded=is_sharded)
+    if job.start_from is not None:
+        model = _with_adapter(model, job)
     callback, validate = _make_callback(journal)
     trainer = (make_pair_trainer if job.is_paired else SFTTrainer)(
         model=model,
@@ -211,7 +215,7 @@ def _make_trainer(job: Job, journal: _Journal) -> Any:
         train_dataset=datasets.Dataset.from_dict({"positions": job.plan.micro_batches}),
         data_collator=_make_collator(job),
         processing_class=job.tokenizer,
-        peft_config=None if job.settings.method == "full" else _lora_config(job.settings),
+        peft_config=None if job.settings.method == "full" or job.start_from else _lora_config(job.settings),
         callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
@@ -224,6 +228,13 @@ def _make_trainer(job: Job, journal: _Journal) -> Any:
     if job.held_out:
         validate(_make_looks(job, trainer))
     return trainer
+
+
+def _with_adapter(model: Any, job: Job) -> Any:
+    """Return the model with the adapter that training goes on from."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(job.start_from), is_trainable=True)
 
 
 def _make_looks(job: Job, trainer: Any) -> Looks:

@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"records", "steps", "arithmetic", "jsonl", "shipped", "home", "machine", "quickstart"},
     {"runs", "run_progress", "resuming", "keys", "sample_budget", "grades"},
-    {"stage_runner"},
+    {"stage_runner", "rounds"},
     {"run_status"},
     {"answers", "statistics", "contamination"},
     {"corrections", "prompts", "datasets"},
