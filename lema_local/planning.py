@@ -134,6 +134,8 @@ class RunPlan:
     free_disk_gib: float | None = None
     missing: list[str] = field(default_factory=list)
     """What has to be there first."""
+    rounds: int = 1
+    """At most: sampling, training and evaluation stand here for one of them, the teachers' work for all."""
 
 
 def plan_run(recipe: Recipe, run: Path, *, wrong_share: float = 0.5, reuse: Path | None = None) -> RunPlan:
@@ -154,7 +156,8 @@ def plan_run(recipe: Recipe, run: Path, *, wrong_share: float = 0.5, reuse: Path
     found = _find_mistakes(recipe, sampled, questions["train"], wrong_share)
     with Journal() as journal:
         teachers = _plan_teachers(recipe, questions["train"], found, journal, missing)
-    teachers = [_without_calls(one) if _is_done(run, one.run_stage) else one for one in teachers]
+        further = _plan_further_rounds(recipe, questions["train"], journal, missing)
+    teachers = [_without_calls(one) if _is_done(run, one.run_stage) else one for one in teachers] + further
     usd, batch_usd = _sum(teachers, "usd"), _sum(teachers, "batch_usd")
     paths = _count_paths(recipe, len(questions["train"]))
     examples = _count_examples(recipe, questions["train"], found.count)
@@ -196,7 +199,24 @@ def plan_run(recipe: Recipe, run: Path, *, wrong_share: float = 0.5, reuse: Path
         disk_gib=disk_gib,
         free_disk_gib=free,
         missing=list(dict.fromkeys(missing)),
+        rounds=recipe.rounds.count,
     )
+
+
+def _plan_further_rounds(
+    recipe: Recipe, train: Sequence[Question], journal: Journal, missing: list[str]
+) -> list[TeacherPlan]:
+    """Return what all further rounds together ask at most: every path wrong in a new way, no round left out."""
+    more = recipe.rounds.count - 1
+    if not more:
+        return []
+    # Rationales are written once; students but the run's own are sampled in the first round alone.
+    correct = recipe.correct.model_copy(update={"source": None})
+    later = recipe.model_copy(update={"augment": None, "other_students": (), "correct": correct})
+    most = _find_mistakes(later, None, train, 1.0)
+    found = replace(most, count=Amount(0, None, most.count.high * more))
+    plans = _plan_teachers(later, train, found, journal, missing)
+    return [replace(one, stage=f"round 2-{more + 1}" if more > 1 else "round 2") for one in plans]
 
 
 def _existing(path: Path) -> Path:

@@ -214,6 +214,9 @@ class RoundsBlock(Block):
     """What a round trains on: the accepted corrections of all rounds so far, or its own alone."""
     start_from: Literal["base", "adapter"] = "base"
     """What a later round's arms are fitted from: the base anew, or each arm's own adapter of the round before."""
+    needs_rise: bool = True
+    """End where the chosen student answers no more held-out questions rightly than any before it; false: do all rounds
+    that are asked for, whatever the held-out questions say."""
     min_new_mistakes: int = Field(default=10, ge=1)
     """With fewer new mistakes a round ends before the teacher is asked."""
 

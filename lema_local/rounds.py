@@ -109,6 +109,14 @@ def read_rounds(run_dir: Path) -> list[RoundRecord]:
         raise _damaged(path) from err
 
 
+def has_ended(run_dir: Path, count: int) -> bool:
+    """Return whether no round follows any more, where so many are asked for."""
+    records = read_rounds(run_dir)
+    if not records or records[-1].stopped is None:
+        return False
+    return records[-1].stopped != "all_done" or records[-1].round >= count
+
+
 def write_rounds(run_dir: Path, records: list[RoundRecord]) -> None:
     """Write the records of a run's rounds."""
     plain = [record.model_dump(mode="json") for record in records]

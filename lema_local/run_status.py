@@ -10,10 +10,12 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from lema_local.errors import InputError, LemaError
+from lema_local.rounds import has_ended, read_round, read_rounds, round_folder
 from lema_local.run_progress import Progress, read_progress
 from lema_local.runs import Manifest, RunFolder, StageFolder, changed_settings, fingerprint
 from lema_local.stage_runner import STAGES
@@ -74,6 +76,10 @@ class RunStatus:
     """Its report, where that is written."""
     next_command: str
     """What to type next."""
+    rounds: tuple[RunStatus, ...] = ()
+    """The later rounds, each of the same shape."""
+    rounds_ended: str | None = None
+    """Why no further round follows; None: one may, or there are none."""
 
 
 def read_status(run_dir: Path) -> RunStatus:
@@ -90,18 +96,40 @@ def read_status(run_dir: Path) -> RunStatus:
     recipe = _read_recipe(folder.recipe_path)
     is_running = is_at_work(folder)
     reader = _Reader(folder, recipe, is_running, read_progress(run_dir))
+    at_work = [run_dir, *sorted(run_dir.glob("round_*"))]
+    progress = next(filter(None, map(read_progress, reversed(at_work))), None)
     stages = tuple(reader.read())
     report = run_dir / STAGES["report"] / "report.html"
+    rounds, ended, left = _read_rounds(folder, recipe)
     return RunStatus(
         run=str(run_dir),
         name=str(recipe["name"]) if "name" in recipe else None,
         is_running=is_running,
         stages=stages,
-        seconds=sum(one.seconds for one in stages if " " not in one.stage),
-        cost_usd=sum(one.cost_usd for one in stages if " " not in one.stage),
+        seconds=sum(one.seconds for one in stages if " " not in one.stage)
+        + sum(one.seconds for one in rounds),
+        cost_usd=sum(one.cost_usd for one in stages if " " not in one.stage)
+        + sum(one.cost_usd for one in rounds),
         report=str(report) if report.is_file() else None,
-        next_command=_next_command(run_dir, stages, reader.progress, bool(is_running), recipe),
+        next_command=_next_command(run_dir, stages, progress, bool(is_running), recipe, are_rounds_left=left),
+        rounds=rounds,
+        rounds_ended=ended,
     )
+
+
+def _read_rounds(folder: RunFolder, recipe: dict[str, Any]) -> tuple[tuple[RunStatus, ...], str | None, bool]:
+    """Return a run's later rounds, why no further one follows, and whether there is one to be done."""
+    block = recipe.get("rounds")
+    count = block.get("count", 1) if isinstance(block, dict) else 1
+    if count == 1 or read_round(folder) is not None:
+        return (), None, False
+    found = takewhile(RunFolder.exists, (round_folder(folder, number) for number in range(2, count + 1)))
+    rounds = tuple(read_status(one.path) for one in found)
+    try:
+        records, ended = read_rounds(folder.path), has_ended(folder.path, count)
+    except LemaError as err:
+        return rounds, str(err), True
+    return rounds, records[-1].reason if records and ended else None, not ended
 
 
 def is_at_work(folder: RunFolder) -> bool | None:
@@ -299,6 +327,8 @@ def _next_command(
     progress: Progress | None,
     is_running: bool,
     recipe: dict[str, Any],
+    *,
+    are_rounds_left: bool,
 ) -> str:
     run, states = str(run_dir), {one.state for one in stages}
     again = ["lema", "run", str(run_dir / "recipe.yaml"), "--run", run]
@@ -309,11 +339,11 @@ def _next_command(
         label = damaged.stage.split(" ")
         return shlex.join(["rm", "-r", str(run_dir.joinpath(STAGES[label[0]], *label[1:]))])
     unfinished = [one for one in stages if one.state not in {"done"}]
-    if [one.stage for one in unfinished] == ["report"]:
+    if [one.stage for one in unfinished] == ["report"] and not are_rounds_left:
         return shlex.join(["lema", "report", run])
     if "stale" in states:
         return shlex.join([*again[:3], "--run", f"{run}-2", "--reuse", run])
-    if not unfinished:
+    if not unfinished and not are_rounds_left:
         return shlex.join(["lema", "report", run])
     if progress is not None and progress.stopped == "budget":
         block = recipe.get("teacher")

@@ -182,6 +182,10 @@ class RunFolder:
         """The resolved recipe, written first."""
         return self.path / "recipe.yaml"
 
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.recipe_path.is_file()
+
     def stage(self, folder: str) -> StageFolder:
         """Return one stage's folder, such as `1_sample`."""
         return StageFolder(self.path / folder)

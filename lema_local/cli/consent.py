@@ -53,8 +53,11 @@ def agree_on_plan(
 
 def _asks_teachers(recipe: Recipe, folder: RunFolder) -> bool:
     from lema_local.errors import LemaError
+    from lema_local.rounds import has_ended
     from lema_local.stage_runner import STAGES
 
+    if recipe.rounds.count > 1 and not has_ended(folder.path, recipe.rounds.count):
+        return True
     stages = ["correct"] if recipe.correct.source is None else []
     stages += ["augment"] if recipe.augment else []
     try:
@@ -70,6 +73,8 @@ def describe_in_short(plan: RunPlan) -> Iterator[str]:
     asked = "; ".join(f"{one.teacher}: {describe_amount(one.calls)} calls" for one in plan.teachers)
     dollars = "dollars not known" if plan.usd is None else describe_dollars(plan.usd)
     cap = f" (cap ${plan.max_usd:g})" if plan.max_usd is not None and dollars != "$0" else ""
+    if plan.rounds > 1:
+        asked += f" (of {plan.rounds} rounds at most)"
     if plan.questions["train"]:
         sampled = f"{plan.questions['train']:,} questions, {describe_amount(plan.paths)} paths"
         trained = f"{describe_amount(plan.steps)} training steps an arm, {plan.answers:,} answers"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--run", "run_dir", type=click.Path(path_type=Path), help="The run's folder [runs/NAME].")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe's setting.")
 @click.option("--student", metavar="GGUF", help="The student's GGUF file.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds at most.")
 @teacher_options
 @click.option(
     "--wrong-share",
@@ -86,6 +87,11 @@ def _describe_stages(plan: RunPlan, notes: list[str]) -> Iterator[str]:
     yield _row("train", trained, _hours(plan.train_hours, plan.why_no_train_hours, "train", notes))
     hours = _hours(plan.answer_hours, "no run beside this one has evaluated this student", "evaluate", notes)
     yield _row("evaluate", f"{plan.answers:,} answers", hours)
+    if plan.rounds > 1:
+        yield _row("rounds", f"{plan.rounds} at most; sample, train and evaluate stand here for one of them")
+        notes.append(
+            "further rounds: the most they can take; a run stops by itself where nothing more is gained"
+        )
     yield _row("in all", "", "", _describe_price(plan)) + "\n"
 
 

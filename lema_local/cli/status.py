@@ -71,15 +71,25 @@ def describe_status(found: RunStatus) -> list[str]:
     }
     money = f", ${found.cost_usd:.2f}" if found.cost_usd else ""
     lines = [f"{found.run}: {told[found.is_running]}; {_time(found.seconds)} of work{money}", ""]
+    lines += _describe_stages(found)
+    for number, one in enumerate(found.rounds, 2):
+        lines += ["", f"round {number}", *_describe_stages(one)]
+    lines.append("")
+    if found.rounds_ended:
+        lines.append(found.rounds_ended)
+    if found.report:
+        lines.append(f"Report: {found.report}")
+    return [*lines, f"Next: {found.next_command}"]
+
+
+def _describe_stages(found: RunStatus) -> list[str]:
+    lines = []
     waiting = {one.stage for one in found.stages if one.state == "waiting"}
     for one in found.stages:
         if one.stage in waiting and one.stage.split()[0] in waiting - {one.stage}:
             continue  # an arm of a stage that waits as a whole
         lines += _describe_stage(one)
-    lines.append("")
-    if found.report:
-        lines.append(f"Report: {found.report}")
-    return [*lines, f"Next: {found.next_command}"]
+    return lines
 
 
 def _describe_stage(one: StageStatus) -> list[str]:

@@ -50,20 +50,21 @@ def end_without_mistakes(run: Run) -> RoundRecord | None:
 def judge_round(run: Run, before: Sequence[RoundRecord]) -> RoundRecord:
     """Return the record of a finished round: its best student by validation, and whether another round follows.
 
-    Another one follows while the best student answers more held-out questions rightly than any before it, the base
-    among them, and the recipe allows for more rounds.
+    Another one follows while the chosen student answers more held-out questions rightly than any before it, the base
+    among them (unless `rounds.needs_rise` is off), and the recipe allows for more rounds.
     """
     validation = validate_students(run)
     student = choose_student(validation, run.recipe.rounds.student_from)
     record = _begin_record(run).model_copy(update={"student": student, "validation": validation})
     told, has_risen = describe_rise(record, before)
-    if not has_risen:
+    rose, block = "rose" if has_risen else "did not rise", run.recipe.rounds
+    if block.needs_rise and not has_risen:
         why: Stopped = "no_rise"
         reason = f"round {run.number} ends the run: validation no longer rises ({told})"
-    elif run.number >= run.recipe.rounds.count:
-        why, reason = "all_done", f"round {run.number} was the last one asked for; validation rose ({told})"
+    elif run.number >= block.count:
+        why, reason = "all_done", f"round {run.number} was the last one asked for; validation {rose} ({told})"
     else:
-        run.tell(f"another round follows: validation rose ({told})")
+        run.tell(f"another round follows: validation {rose} ({told})")
         return record
     return record.model_copy(update={"stopped": why, "reason": reason})
 
