@@ -24,6 +24,7 @@ from lema_local.stages.correct import (
 )
 from lema_local.teachers import MistakePrompt, prompt_for
 from lema_local.teachers.journal import request_key
+from lema_local.teachers.settings import TeacherSettings
 from lema_local.teachers.team import Member, Team, choose_member
 
 
@@ -60,14 +61,30 @@ def _share_out(mistakes: Iterable[Mistake], team: Team) -> Iterator[tuple[Member
     if len(team.members) == 1 and team.fallback is None:
         yield team.members[0], mistakes
         return
-    shares: dict[int, list[Mistake]] = {index: [] for index in range(len(team.members))}
+    shares = share_mistakes(mistakes, [member.settings for member in team.members])
+    yield from ((member, mine) for member, mine in zip(team.members, shares, strict=True) if mine)
+
+
+def share_mistakes(mistakes: Iterable[Mistake], teachers: Sequence[TeacherSettings]) -> list[list[Mistake]]:
+    """Return the mistakes of each teacher, by weight."""
+    shares: list[list[Mistake]] = [[] for _ in teachers]
     for mistake in mistakes:
-        shares[_choose(mistake[1], team)].append(mistake)
-    yield from ((team.members[index], mine) for index, mine in shares.items() if mine)
+        shares[_choose(mistake[1], teachers)].append(mistake)
+    return shares
 
 
-def _choose(path: ReasoningPath, team: Team) -> int:
-    return choose_member("/".join(map(str, path_key(path))), [one.settings.weight for one in team.members])
+def share_questions(
+    questions: Iterable[Question], teachers: Sequence[TeacherSettings]
+) -> list[list[Question]]:
+    """Return the questions of each teacher, by weight."""
+    shares: list[list[Question]] = [[] for _ in teachers]
+    for question in questions:
+        shares[choose_member(question.id, [one.weight for one in teachers])].append(question)
+    return shares
+
+
+def _choose(path: ReasoningPath, teachers: Sequence[TeacherSettings]) -> int:
+    return choose_member("/".join(map(str, path_key(path))), [one.weight for one in teachers])
 
 
 def is_made_so(
@@ -75,7 +92,11 @@ def is_made_so(
 ) -> bool:
     """Return whether a correction answers the very request that would be sent for this mistake today."""
     is_fallback = bool(correction.asked.get("is_fallback"))
-    member = team.fallback if is_fallback else team.members[_choose(mistake[1], team)]
+    member = (
+        team.fallback
+        if is_fallback
+        else team.members[_choose(mistake[1], [one.settings for one in team.members])]
+    )
     if member is None or correction.reply_key is None:
         return False
     asked = {
@@ -107,12 +128,10 @@ def augment_with_team(
         BackendError: If a teacher does not answer any more; likewise.
     """
     members = [one for one in team.members if not one.teacher.reads_gold] or team.members[:1]
-    weights = [one.settings.weight for one in members]
     asked = questions[: settings.limit]
     fallback = team.fallback if team.fallback and not team.fallback.teacher.reads_gold else None
     earlier: dict[str, list[Rationale]] = {}
-    for index, member in enumerate(members):
-        mine = [question for question in asked if choose_member(question.id, weights) == index]
+    for member, mine in zip(members, share_questions(asked, [one.settings for one in members]), strict=True):
         if mine:
             with team.desk(member) as desk:
                 made = augment_rationales(mine, desk, prompt, settings, member.settings)

@@ -5,27 +5,31 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lema_local.cli.progress import notice
-from lema_local.cli.teachers import correct, read_one_teacher
+from lema_local.cli.teachers import augment, correct, read_teachers
 
 if TYPE_CHECKING:
+    from lema_local.records import Correction, Question, Rationale
+    from lema_local.stages.correct import Mistake
     from lema_local.teachers.base import TeacherRequest
     from lema_local.teachers.batch_book import Batch, BatchBook
     from lema_local.teachers.batch_files import BatchLimits, ImportCount
     from lema_local.teachers.batch_service import BatchService, RemoteBatch
+    from lema_local.teachers.desk import TeacherDesk
     from lema_local.teachers.journal import Journal
     from lema_local.teachers.litellm_teacher import LiteLLMTeacher
+    from lema_local.teachers.scheduler import DeskSettings
     from lema_local.teachers.settings import TeacherSettings
 
+Item = TypeVar("Item")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _ONLINE = {
     "fallback",
@@ -50,7 +54,7 @@ _ONLINE = {
 def batch() -> None:
     """Let a teacher correct by batches: files of requests, answered within a day at batch prices.
 
-    Replies go into the journal; the same `lema correct` or `lema run` as ever then finds them there, and asks online
+    Replies go into the journal; the same `lema correct`, `augment` or `run` as ever then finds them there, and asks online
     only what the batch did not answer.
 
     \b
@@ -62,94 +66,190 @@ def batch() -> None:
     """
 
 
+def export_options(command: Any) -> Any:
+    """Add where requests go, and how much a file may hold."""
+    options = (
+        click.option(
+            "--out",
+            required=True,
+            type=_FILE,
+            metavar="REQUESTS",
+            help="The file, or the first part of their names.",
+        ),
+        click.option("--max-requests", type=click.IntRange(min=1), help="Of a file [the provider's limit]."),
+        click.option(
+            "--max-mb",
+            type=click.FloatRange(min=0.001),
+            help="Of a file, in millions of bytes [the provider's limit].",
+        ),
+        click.option(
+            "--max-prompt-tokens",
+            type=click.IntRange(min=1),
+            help="Of a file, estimated: where the account may have only so many waiting.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @batch.command("export")
 @click.argument("paths", metavar="PATHS", type=_FILE)
-@click.option(
-    "--out", required=True, type=_FILE, metavar="REQUESTS", help="The file, or the first part of their names."
-)
-@click.option("--max-requests", type=click.IntRange(min=1), help="Of a file [the provider's limit].")
-@click.option(
-    "--max-mb",
-    type=click.FloatRange(min=0.001),
-    help="Of a file, in millions of bytes [the provider's limit].",
-)
-@click.option(
-    "--max-prompt-tokens",
-    type=click.IntRange(min=1),
-    help="Of a file, estimated: where the account may have only so many waiting.",
-)
+@export_options
 def export_command(paths: Path, out: Path, **flags: Any) -> None:
     """Write the requests about the mistakes among PATHS that the journal has no reply to.
 
     The options are those of `lema correct`: replies fit what it will ask with the same ones. Nothing is asked, and no
-    key is needed. Prices given are those in a batch.
+    key is needed. Prices given are those in a batch. Several teachers get a file each.
 
     \b
     Example:
       lema batch export paths.jsonl --questions gsm8k:train.jsonl --teacher gpt-4o --out requests
     """
-    from lema_local.teachers.batch_book import BatchBook
-    from lema_local.teachers.batch_files import write_batches
-    from lema_local.teachers.journal import Journal
-
-    asked_as = read_one_teacher(flags)
-    teacher = _open_teacher(asked_as.model, asked_as.url, flags, needs_key=False)
-    with Journal() as journal:
-        book = BatchBook(journal)
-        needed, mistakes, known = _collect(paths, teacher, asked_as, journal, flags)
-        waiting = book.find_out(list(needed))
-        asked = {key: request for key, request in needed.items() if key not in waiting}
-        batches = write_batches(
-            asked.items(),
-            teacher,
-            book,
-            out,
-            _limits(teacher.provider, flags),
-            scope=str(out.resolve()),
-            price=teacher.batch_price(),
-        )
-        told = [{"file": str(one.requests_path), **asdict(book.count(one.batch_id))} for one in batches]
-    if flags["is_json"]:
-        click.echo(
-            json.dumps({"mistakes": mistakes, "from_journal": known, "in_batch": len(waiting), "files": told})
-        )
-        return
-    click.echo(
-        f"{mistakes} mistakes: {known} have their reply in the journal, {len(waiting)} requests are out in a batch"
-    )
-    for one in told:
-        click.echo(f"{one['items']} requests, at most ${one['open_usd']:.4f}: {one['file']}")
-    if not batches:
-        click.echo("nothing is left to ask")
-
-
-export_command.params += [param for param in correct.params if param.name not in _ONLINE]
-
-
-def _collect(
-    paths: Path, teacher: LiteLLMTeacher, asked_as: TeacherSettings, journal: Journal, flags: dict[str, Any]
-) -> tuple[dict[str, TeacherRequest], int, int]:
-    """Return the requests that the journal has no reply to by their keys, the mistakes, and how many have one."""
     from lema_local.cli.teachers import correct_settings
     from lema_local.datasets import load_questions
     from lema_local.jsonl import read_records
     from lema_local.prompts import load_correction_prompt
     from lema_local.records import ReasoningPath
     from lema_local.stages.correct import correct_mistakes, select_mistakes
-    from lema_local.teachers import open_desk, prompt_for
+    from lema_local.teachers import prompt_for
     from lema_local.teachers.scheduler import DeskSettings
+    from lema_local.teamwork import share_mistakes
 
     settings = correct_settings(flags)
+    prompt = load_correction_prompt(flags["prompt"])
+    teachers = read_teachers(flags)
+    export = _Export(out, flags, DeskSettings.from_stage(settings))
     mistakes = list(
         select_mistakes(read_records(paths, ReasoningPath), load_questions(flags["questions"]), settings)
     )
-    prompt = load_correction_prompt(flags["prompt"])
-    needed: dict[str, TeacherRequest] = {}
-    desk_settings = DeskSettings.from_stage(settings)
-    with open_desk(teacher, journal, desk_settings, scope="", collect=needed.__setitem__) as desk:
-        made = correct_mistakes(mistakes, desk, prompt_for(desk, prompt), settings, asked_as)
-        verdicts = Counter(correction.verdict for correction in made)
-    return needed, len(mistakes), verdicts["accepted"] + verdicts["rejected"]
+
+    def make(desk: TeacherDesk, asked_as: TeacherSettings, mine: list[Mistake]) -> Iterable[Correction]:
+        return correct_mistakes(mine, desk, prompt_for(desk, prompt), settings, asked_as)
+
+    for asked_as, mine in zip(teachers, share_mistakes(mistakes, teachers), strict=True):
+        export.add(asked_as, mine, make)
+    export.write("mistake", len(mistakes))
+
+
+export_command.params += [param for param in correct.params if param.name not in _ONLINE]
+
+
+@batch.command("export-augment")
+@click.argument("questions", metavar="QUESTIONS")
+@export_options
+def export_augment_command(questions: str, out: Path, **flags: Any) -> None:
+    """Write the requests for further rationales of QUESTIONS that the journal has no reply to.
+
+    As `lema batch export`, with the options of `lema augment`.
+
+    \b
+    Example:
+      lema batch export-augment gsm8k:train.jsonl --teacher gpt-4o --count 4 --out requests
+    """
+    from lema_local.datasets import load_questions
+    from lema_local.prompts import load_cot_prompt
+    from lema_local.stages.augment import AugmentSettings, augment_rationales
+    from lema_local.teachers.scheduler import DeskSettings
+    from lema_local.teamwork import share_questions
+
+    names = AugmentSettings.model_fields.keys() & flags.keys()
+    settings = AugmentSettings.model_validate({name: flags[name] for name in names})
+    prompt = load_cot_prompt(flags["prompt"])
+    teachers = [one for one in read_teachers(flags) if one.model != "reference"] or read_teachers(flags)
+    export = _Export(out, flags, DeskSettings.from_stage(settings))
+    asked = load_questions(questions, limit=settings.limit)
+
+    def make(desk: TeacherDesk, asked_as: TeacherSettings, mine: list[Question]) -> Iterable[Rationale]:
+        return augment_rationales(mine, desk, prompt, settings, asked_as)
+
+    for asked_as, mine in zip(teachers, share_questions(asked, teachers), strict=True):
+        export.add(asked_as, mine, make)
+    export.write("rationale", len(asked) * settings.rationales_per_question)
+
+
+export_augment_command.params += [
+    param for param in augment.params if param.name not in _ONLINE | {"questions"}
+]
+
+
+class _Export:
+    """What several teachers are to be asked, until all of it is known: then the files are written.
+
+    Args:
+        out: The file; of several teachers each has its own, with its number.
+        flags: The command's.
+        settings: How calls would be made online.
+    """
+
+    def __init__(self, out: Path, flags: dict[str, Any], settings: DeskSettings) -> None:
+        from lema_local.teachers.offline import go_offline
+
+        self._out = out
+        self._flags = flags
+        self._settings = settings
+        self._asked: list[tuple[LiteLLMTeacher, dict[str, TeacherRequest]]] = []
+        self._known = 0
+        self._is_of_several = len(flags["teachers"]) > 1
+        if flags["offline"]:
+            go_offline(*(one.url for one in read_teachers(flags)))
+
+    def add(
+        self,
+        asked_as: TeacherSettings,
+        mine: list[Item],
+        make: Callable[[TeacherDesk, TeacherSettings, list[Item]], Iterable[Correction | Rationale]],
+    ) -> None:
+        """Note the requests about its share that a teacher would be asked and the journal has no reply to."""
+        from lema_local.teachers import needs_no_endpoint, open_desk
+        from lema_local.teachers.journal import Journal
+
+        if self._is_of_several and needs_no_endpoint(asked_as.model):
+            notice(f"{asked_as.model} answers at once and free of charge: it has no part in a batch")
+            return
+        teacher = _open_teacher(asked_as.model, asked_as.url, self._flags, needs_key=False)
+        needed: dict[str, TeacherRequest] = {}
+        with (
+            Journal() as journal,
+            open_desk(teacher, journal, self._settings, scope="", collect=needed.__setitem__) as desk,
+        ):
+            self._known += sum(one.verdict != "failed" for one in make(desk, asked_as, mine))
+        self._asked.append((teacher, needed))
+
+    def write(self, noun: str, total: int) -> None:
+        """Write the files and say what stands in them."""
+        from lema_local.teachers.batch_files import numbered
+
+        waiting = 0
+        told: list[dict[str, Any]] = []
+        with _open_book() as (_, book):
+            for number, (teacher, needed) in enumerate(self._asked, 1):
+                out = numbered(self._out, number) if self._is_of_several else self._out
+                found = book.find_out(list(needed))
+                waiting += len(found)
+                asked = ((key, request) for key, request in needed.items() if key not in found)
+                told += self._write_for(teacher, asked, out, book)
+        if self._flags["is_json"]:
+            counts = {f"{noun}s": total, "from_journal": self._known, "in_batch": waiting}
+            click.echo(json.dumps({**counts, "files": told}))
+            return
+        click.echo(
+            f"{total} {noun}s: {self._known} have their reply in the journal, {waiting} requests are out in a batch"
+        )
+        for one in told:
+            click.echo(f"{one['items']} requests, at most ${one['open_usd']:.4f}: {one['file']}")
+        if not told:
+            click.echo("nothing is left to ask")
+
+    def _write_for(
+        self, teacher: LiteLLMTeacher, asked: Iterable[tuple[str, TeacherRequest]], out: Path, book: BatchBook
+    ) -> list[dict[str, Any]]:
+        from lema_local.teachers.batch_files import write_batches
+
+        limits = _limits(teacher.provider, self._flags)
+        where = str(self._out.resolve())
+        batches = write_batches(asked, teacher, book, out, limits, scope=where, price=teacher.batch_price())
+        return [{"file": str(one.requests_path), **asdict(book.count(one.batch_id))} for one in batches]
 
 
 def _limits(provider: str, flags: dict[str, Any]) -> BatchLimits:
@@ -166,12 +266,9 @@ def _open_teacher(
     from lema_local.errors import InputError
     from lema_local.teachers import needs_no_endpoint, open_teacher
     from lema_local.teachers.litellm_teacher import LiteLLMTeacher
-    from lema_local.teachers.offline import go_offline
 
     if needs_no_endpoint(name):
         raise InputError(f"{name} answers at once and free of charge", hint="lema correct")
-    if flags.get("offline"):
-        go_offline(url)
     teacher = open_teacher(
         name,
         url=url,

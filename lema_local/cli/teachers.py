@@ -125,7 +125,7 @@ def fallback_options(command: Any) -> Any:
     return command
 
 
-def _read_teachers(flags: dict[str, Any]) -> list[TeacherSettings]:
+def read_teachers(flags: dict[str, Any]) -> list[TeacherSettings]:
     """Return the teachers that the flags name.
 
     Raises:
@@ -160,20 +160,6 @@ def _check_urls(urls: Sequence[str | None]) -> None:
 
     for url in urls:
         check_url(url or "", ENDPOINT_KEY)
-
-
-def read_one_teacher(flags: dict[str, Any]) -> TeacherSettings:
-    """Return the teacher that the flags name.
-
-    Raises:
-        InputError: If there are several.
-    """
-    from lema_local.errors import InputError
-
-    first, *others = _read_teachers(flags)
-    if others:
-        raise InputError(f"{1 + len(others)} teachers where one is meant", hint="give --teacher once")
-    return first
 
 
 def _for_model(model: str, common: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +212,7 @@ def lend_team(settings: DeskSettings, scope: str, flags: dict[str, Any]) -> Iter
     from lema_local.teachers.journal import Journal
     from lema_local.teachers.team import Team
 
-    chosen, fallback = _read_teachers(flags), _read_fallback(flags)
+    chosen, fallback = read_teachers(flags), _read_fallback(flags)
     caps = {"max_usd": flags["max_usd"], "max_calls": flags["max_calls"]}
     with (
         Journal() as journal,
@@ -242,7 +228,7 @@ def obey_offline(flags: dict[str, Any]) -> None:
     from lema_local.teachers.offline import keep_to
 
     fallback = _read_fallback(flags)
-    keep_to([*_read_teachers(flags), *([fallback] if fallback else [])])
+    keep_to([*read_teachers(flags), *([fallback] if fallback else [])])
 
 
 @contextmanager

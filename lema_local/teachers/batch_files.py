@@ -89,7 +89,7 @@ def write_batches(
         LemaError: If a file cannot be written.
     """
     parts = list(_split(_render(requests, teacher, price), limits))
-    paths = [out] if len(parts) == 1 else [_numbered(out, number) for number in range(1, len(parts) + 1)]
+    paths = [out] if len(parts) == 1 else [numbered(out, number) for number in range(1, len(parts) + 1)]
     for path in paths:
         if path.exists():
             raise InputError(
@@ -166,7 +166,8 @@ def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def _numbered(path: Path, number: int) -> Path:
+def numbered(path: Path, number: int) -> Path:
+    """Return the name of one of several files: NAME-1.jsonl."""
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 

@@ -99,6 +99,38 @@ def test_a_batch_brings_what_asking_online_would_bring(folder: Path, monkeypatch
     assert one == other
 
 
+def test_several_teachers_get_a_file_each_and_what_needs_none_is_left_out(folder: Path) -> None:
+    write_inputs(folder, 30)
+    with FakeBatches(usage=[100, 50]) as server:
+        also = ("--teacher", "openai/other=2", "--teacher-url", server.url, "--teacher", "reference")
+        exported = export(folder, server, *also)
+        files = [folder / "requests-1.jsonl", folder / "requests-2.jsonl"]
+        assert [one["file"] for one in exported["files"]] == [str(path) for path in files]
+        assert {lines_of(path)[0]["body"]["model"] for path in files} == {"fake", "other"}
+        run("batch", "submit", *files)
+        run("batch", "fetch")
+        done = correct(folder, server, *also)
+        assert server.requests == 0
+    batched = sum(one["items"] for one in exported["files"])
+    assert done["from_journal"] == batched < 30
+    assert done["by_teacher"]["reference"]["accepted"] == done["calls"] == 30 - batched
+
+
+def test_rationales_come_by_batches_too(folder: Path) -> None:
+    write_inputs(folder, 10)
+    with FakeBatches(usage=[100, 50]) as server:
+        words = [str(folder / "questions.jsonl"), "--teacher", "openai/fake", "--teacher-url", server.url]
+        words += ["--count", "2", "--json", *PRICES]
+        exported = told(run("batch", "export-augment", *words, "--out", folder / "requests.jsonl"))
+        assert (exported["rationales"], exported["files"][0]["items"]) == (20, 20)
+        run("batch", "submit", folder / "requests.jsonl")
+        run("batch", "fetch")
+        done = told(run("augment", *words, "--out", folder / "rationales.jsonl"))
+        assert (done["total"], done["calls"], done["from_journal"], server.requests) == (20, 0, 20, 0)
+        again = told(run("batch", "export-augment", *words, "--out", folder / "again.jsonl"))
+    assert (again["from_journal"], again["files"]) == (20, [])
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
