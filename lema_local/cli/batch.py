@@ -54,8 +54,8 @@ _ONLINE = {
 def batch() -> None:
     """Let a teacher correct by batches: files of requests, answered within a day at batch prices.
 
-    Replies go into the journal; the same `lema correct`, `augment` or `run` as ever then finds them there, and asks online
-    only what the batch did not answer.
+    Replies go into the journal; the same `lema correct`, `augment` or `run` as ever then finds them there, and asks
+    online only what the batch did not answer.
 
     \b
     Example:
