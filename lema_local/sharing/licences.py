@@ -12,6 +12,14 @@ from lema_local.teachers import IN_PROCESS
 
 MADE_HERE = {"quickstart": "Apache-2.0"}
 """Data sets that this project makes itself."""
+HUB_LICENCES = frozenset({
+    "apache-2.0", "mit", "openrail", "bsd", "bsd-2-clause", "bsd-3-clause", "cdla-permissive-1.0",
+    "cdla-permissive-2.0", "cdla-sharing-1.0", "gpl-3.0", "agpl-3.0", "lgpl-3.0", "mpl-2.0", "odbl",
+    "odc-by", "pddl", "c-uda", "llama2", "llama3", "gemma", "unlicense", "wtfpl", "artistic-2.0", "isc",
+    "cc0-1.0", "cc",
+})  # fmt: skip
+"""Names that the hub knows, those of data. Source: huggingface.co/docs/hub/repositories-licenses."""
+_CREATIVE_COMMONS = re.compile(r"cc-by(-nc)?(-sa|-nd)?-(2\.0|2\.5|3\.0|4\.0)")
 _PROVIDERS = (
     (r"(?:openai/|azure/)?(?:gpt|o\d|chatgpt|text-davinci)", "OpenAI"),
     (r"(?:anthropic/|bedrock/anthropic\.|vertex_ai/)?claude", "Anthropic"),
@@ -86,6 +94,6 @@ def find_terms(teacher: str, *, has_url: bool, told: str | None) -> TeacherTerms
 
 
 def hub_licence(licence: str) -> str | None:
-    """Return a licence as the hub writes it (`MIT`: mit, `CC BY-NC 4.0`: cc-by-nc-4.0); None for a free text."""
+    """Return a licence by the hub's name for it (`MIT`: mit, `CC BY-NC 4.0`: cc-by-nc-4.0); None where it has none."""
     folded = re.sub(r"[\s_]+", "-", licence.strip().lower())
-    return folded if re.fullmatch(r"[a-z0-9.+-]{2,40}", folded) and len(licence.split()) <= 3 else None
+    return folded if folded in HUB_LICENCES or _CREATIVE_COMMONS.fullmatch(folded) else None

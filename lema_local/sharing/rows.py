@@ -82,6 +82,11 @@ def _list_files(folder: Path, pattern: str | None) -> list[str]:
 
 
 def _check_version(folder: Path) -> None:
+    if (folder / "import.json").is_file():
+        raise InputError(
+            f"{folder} is what an import wrote",
+            hint=f"use it as it is: correct.source={folder / 'corrections.jsonl'}",
+        )
     path = folder / FACTS_FILE
     if not path.is_file():
         return

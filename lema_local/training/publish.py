@@ -74,6 +74,10 @@ def publish(
                 hint="hf auth login with a token that may write; check the owner's name",
             ) from err
         raise BackendError(f"the hub refused the upload to {repository}: {err}") from err
+    except ValueError as err:  # the hub's look at the card's head
+        raise InputError(
+            f"the hub does not take the card: {' '.join(str(err).split())}", hint="mend the head of README.md"
+        ) from err
     except (OfflineModeIsEnabled, httpx.HTTPError, OSError) as err:
         raise BackendUnavailable(
             f"{repository} cannot be uploaded: {str(err).splitlines()[0]}",

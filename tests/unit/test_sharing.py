@@ -21,6 +21,7 @@ from lema_local.report.summary import describe_state
 from lema_local.runs import Manifest, RunFolder, hash_file, write_text
 from lema_local.sharing.export import ExportSettings, Shared, export_run
 from lema_local.sharing.intake import Taken, take_in
+from lema_local.sharing.licences import hub_licence
 from lema_local.sharing.privacy import public_name, public_recipe
 from lema_local.sharing.rows import read_source
 from lema_local.sharing.schema import COLUMNS
@@ -163,6 +164,20 @@ def test_later_rounds_of_a_run_go_along(run: RunFolder) -> None:
     assert _import(folder).corrections == first + renamed
 
 
+@pytest.mark.parametrize(
+    ("licence", "name"),
+    [
+        ("MIT", "mit"),
+        ("CC BY-NC 4.0", "cc-by-nc-4.0"),
+        ("Apache-2.0", "apache-2.0"),
+        ("house rules", None),
+        ("cc-by-9.0", None),
+    ],
+)
+def test_only_what_the_hub_knows_is_named_as_its_licence(licence: str, name: str | None) -> None:
+    assert hub_licence(licence) == name
+
+
 # --- what does not leave ------------------------------------------------------------------------------------
 
 
@@ -299,6 +314,10 @@ def test_a_newer_version_a_damaged_file_and_an_unknown_place_are_told(run: RunFo
     (folder / "corrections/train-00000-of-00001.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match="is no Parquet file"):
         read_source(str(folder))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/import.json").write_text("{}")
+    with pytest.raises(InputError, match="is what an import wrote"):
+        read_source(str(tmp_path / "taken"))
     with pytest.raises(InputError, match="no such file or folder: no where"):
         read_source("no where")
     (tmp_path / "empty").mkdir()
