@@ -137,8 +137,8 @@ def test_an_unreachable_teacher_is_told(sampled: tuple[str | Path, ...]) -> None
     flags = ("--teacher", "openai/x", "--teacher-url", "http://127.0.0.1:9", "--set", "correct.retries=0")
     result = call(*sampled, *flags, "--until", "filter")
     assert_told(result, "127.0.0.1:9")
-    again = call(*sampled, "--until", "filter")
-    assert_told(again, "teacher.model: was openai/x, is reference")
+    again = call(*sampled, "--until", "filter")  # nothing was begun with the other teacher
+    assert again.exit_code == 0, again.output
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(recipe: Path, tmp_path: Path) -> None:
