@@ -147,7 +147,8 @@ def _words(tokens: Iterable[str]) -> list[str]:
     return [one for one in tokens if one[0].isalnum()]
 
 
-def _mask(tokens: Iterable[str]) -> str:
+def mask_numbers(tokens: Iterable[str]) -> str:
+    """Return words of `split_words` with `#` in the place of each number, in figures or in words."""
     return " ".join("#" if one[0].isdigit() or one in _NUMBER_WORDS else one for one in tokens)
 
 
@@ -163,7 +164,7 @@ def _prepare(test: Sequence[Question]) -> _TestSet:
         exact.setdefault(" ".join(tokens), question.id)
         words = _words(tokens)
         if len(words) >= MIN_WORDS:
-            numbers.setdefault(_mask(tokens), question.id)
+            numbers.setdefault(mask_numbers(tokens), question.id)
         for word in words:
             vocabulary.setdefault(word, len(vocabulary) + 1)
         for start in range(len(words) - NGRAM + 1):
@@ -188,7 +189,7 @@ def _find_whole(one: Text, tokens: Sequence[str], known: _TestSet) -> list[Hit]:
     whole = " ".join(tokens)
     if whole in known.exact:
         return [_hit(one, "exact", known.exact[whole], whole)]
-    masked = _mask(tokens)
+    masked = mask_numbers(tokens)
     return [_hit(one, "numbers", known.numbers[masked], masked)] if masked in known.numbers else []
 
 

@@ -35,6 +35,7 @@ from lema_local.stages.augment import AugmentSettings
 from lema_local.stages.build import BuildSettings
 from lema_local.stages.correct import CorrectSettings
 from lema_local.stages.evaluate import EvaluateSettings
+from lema_local.stages.evolve import EvolveSettings
 from lema_local.stages.filter import FilterSettings
 from lema_local.stages.sample import SampleSettings
 from lema_local.students.base import EngineOptions, KvType
@@ -167,6 +168,15 @@ class AugmentBlock(AugmentSettings):
     """What the teacher is asked for."""
 
 
+class EvolveBlock(EvolveSettings):
+    """New questions for the next round, where there is one."""
+
+    prompt: str = "evolve-math"
+    """What the teacher is asked for."""
+    answer_prompt: str = "augment-math"
+    """How it is asked to answer the new questions."""
+
+
 class TrainBlock(TrainSettings):
     """Stage 6: an adapter is fitted for each arm."""
 
@@ -243,6 +253,7 @@ class Recipe(Block):
     sample: SampleBlock = SampleBlock()
     correct: CorrectBlock = CorrectBlock()
     augment: AugmentBlock | None = None
+    evolve: EvolveBlock | None = None
     filter: FilterSettings = FilterSettings()
     build: BuildSettings = BuildSettings()
     train: TrainBlock = TrainBlock()
@@ -261,6 +272,7 @@ NOT_IN_RESULT: dict[str, frozenset[str]] = {
     "sample": frozenset(),
     "correct": frozenset({"source", "concurrency", "rpm", "tpm", "timeout_s", "retries"}),
     "augment": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
+    "evolve": frozenset({"concurrency", "rpm", "tpm", "timeout_s", "retries"}),
     "train": frozenset({"arms", "seeds", "save_every_steps", "report_to", *LAYOUT_SETTINGS}),
 }
 """Settings that change how a result is reached, not the result: they are in no fingerprint."""
@@ -344,6 +356,8 @@ PROMPTS: Mapping[tuple[str, str], Callable[[str], object]] = {
     ("sample", "prompt"): load_cot_prompt,
     ("correct", "prompt"): load_correction_prompt,
     ("augment", "prompt"): load_cot_prompt,
+    ("evolve", "prompt"): load_cot_prompt,
+    ("evolve", "answer_prompt"): load_cot_prompt,
     ("build", "cot_prompt"): load_cot_prompt,
 }
 """Where a recipe names a prompt, and what reads it."""

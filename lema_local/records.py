@@ -106,6 +106,38 @@ class Rationale(Record):
     """Whether another teacher had failed on it."""
 
 
+class Vote(Record):
+    """One of a teacher's answers to a question that it made."""
+
+    answer: str | None
+    """None where it states none, or the call failed."""
+    reply_key: str | None
+
+
+class EvolvedQuestion(Record):
+    """A new question that a teacher made after a seed question, and how its gold answer was found."""
+
+    id: str
+    """The seed's id and which of its draws this is."""
+    seed_id: str
+    teacher: str
+    teacher_reported: str | None
+    question: str
+    votes: list[Vote]
+    """Empty where the answer is known without asking (the embedded problems' own variants)."""
+    gold_answer: str | None
+    """That of most votes; None where there is no majority."""
+    gold_rationale: str | None
+    """Steps of the first vote for it, one a line."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    verdict: CorrectionVerdict
+    reason: str | None
+    reply_key: str | None
+    """Of the reply that is the question."""
+    cost_usd: float
+    """Of all its replies."""
+
+
 class TrainingExample(Record):
     """Prompt and completion, with all that they were rendered from."""
 

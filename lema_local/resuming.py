@@ -10,9 +10,9 @@ import filelock
 
 from lema_local.errors import RunStateError
 from lema_local.jsonl import AppendFile, finish, read_partial, read_records, told_disk_errors
-from lema_local.records import Correction, Rationale
+from lema_local.records import Correction, EvolvedQuestion, Rationale
 
-Answer = TypeVar("Answer", Correction, Rationale)
+Answer = TypeVar("Answer", Correction, EvolvedQuestion, Rationale)
 
 
 class ResumedFile(Generic[Answer]):
@@ -61,9 +61,13 @@ class ResumedFile(Generic[Answer]):
         known = self.kept | self._added
         return [known[key] for key in order if key in known]
 
-    def finish(self, order: Iterable[Hashable]) -> list[Answer]:
-        """Write the output file in an order of keys, and return its records."""
-        records = self.records(order)
+    def finish(
+        self,
+        order: Iterable[Hashable],
+        judge: Callable[[list[Answer]], list[Answer]] = lambda records: records,
+    ) -> list[Answer]:
+        """Write the output file in an order of keys, and return its records, after a judgement on all of them."""
+        records = judge(self.records(order))
         self._file.close()
         whole = self._path.with_name(self._path.name + ".whole")
         whole.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Correct and augment with several teachers: who gets which mistake, and what a fallback spared.
+"""Correct, augment and evolve with several teachers: who gets which mistake, and what a fallback spared.
 
 Reads   mistakes, questions
 Writes  corrections, rationales; as `correct.py` and `augment.py` with one teacher
@@ -6,12 +6,14 @@ Writes  corrections, rationales; as `correct.py` and `augment.py` with one teach
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from lema_local.records import Correction, Question, Rationale, ReasoningPath
+from lema_local.records import Correction, EvolvedQuestion, Question, Rationale, ReasoningPath
+from lema_local.resuming import ResumedFile
 from lema_local.stages.augment import SAME_EQUATIONS, AugmentSettings, QuestionPrompt, augment_rationales
 from lema_local.stages.correct import (
     CorrectSettings,
@@ -22,6 +24,7 @@ from lema_local.stages.correct import (
     describe_asking,
     path_key,
 )
+from lema_local.stages.evolve import Draw, EvolveSettings, evolve_questions
 from lema_local.teachers import MistakePrompt, prompt_for
 from lema_local.teachers.journal import request_key
 from lema_local.teachers.settings import TeacherSettings
@@ -154,6 +157,77 @@ def _set_aside(rationales: Iterable[Rationale], earlier: dict[str, list[Rational
         yield from earlier[question_id]
 
 
+def evolve_with_team(
+    draws: Sequence[Draw],
+    team: Team,
+    prompt: QuestionPrompt,
+    answer_prompt: QuestionPrompt,
+    settings: EvolveSettings,
+) -> Iterator[EvolvedQuestion]:
+    """Yield a new question for each draw; each draw goes to one teacher, and to the fallback where that one failed.
+
+    Raises:
+        BudgetReached: Questions already yielded stay valid; replies of the others stand in the journal.
+        BackendError: If a teacher does not answer any more; likewise.
+    """
+    weights = [one.settings.weight for one in team.members]
+    left: list[Draw] = []
+    for index, member in enumerate(team.members):
+        mine = {one.id: one for one in draws if choose_member(one.id, weights) == index}
+        if not mine:
+            continue
+        with team.desk(member) as desk:
+            made = evolve_questions(
+                list(mine.values()), desk, prompt, answer_prompt, settings, member.settings
+            )
+            for one in made:
+                if team.fallback is None or one.verdict == "accepted":
+                    yield one
+                else:
+                    left.append(mine[one.id])
+    if left and team.fallback is not None:
+        with team.desk(team.fallback) as desk:
+            yield from evolve_questions(left, desk, prompt, answer_prompt, settings, team.fallback.settings)
+
+
+def evolve_into_file(
+    path: Path,
+    draws: Sequence[Draw],
+    team: Team,
+    prompts: tuple[QuestionPrompt, QuestionPrompt],
+    settings: EvolveSettings,
+    judge: Callable[[list[EvolvedQuestion]], list[EvolvedQuestion]],
+    *,
+    on_progress: Callable[[int], None] = lambda done: None,
+    is_fresh: bool = False,
+) -> list[EvolvedQuestion]:
+    """Write a record for each draw to `path`, and return them; an earlier go's records there are not made again.
+
+    Args:
+        path: The file to write.
+        draws: All of them, also those that an earlier go did.
+        team: Who is asked.
+        prompts: For a new question, and for its answers.
+        settings: How.
+        judge: Rejects those that copy something, once all are there.
+        on_progress: Told how many are done.
+        is_fresh: Put aside what stands from earlier goes.
+
+    Raises:
+        LemaError: As `evolve_with_team`; what was written is kept.
+    """
+    with ResumedFile(path, EvolvedQuestion, lambda one: one.id, is_fresh=is_fresh) as file:
+        order = [one.id for one in draws]
+        left = [one for one in draws if one.id not in file.kept]
+        on_progress(len(order) - len(left))
+        for done, one in enumerate(
+            evolve_with_team(left, team, *prompts, settings), len(order) - len(left) + 1
+        ):
+            file.append(one)
+            on_progress(done)
+        return file.finish(order, judge)
+
+
 @dataclass(frozen=True, slots=True)
 class FallbackAccount:
     """What a fallback did, and what it spared not to ask it about everything."""
@@ -211,7 +285,9 @@ def _is_by_fallback(record: Correction | Rationale) -> bool:
     return record.is_fallback if isinstance(record, Rationale) else bool(record.asked.get("is_fallback"))
 
 
-def count_by_teacher(records: Iterable[Correction | Rationale]) -> dict[str, dict[str, Any]]:
+def count_by_teacher(
+    records: Iterable[Correction | EvolvedQuestion | Rationale],
+) -> dict[str, dict[str, Any]]:
     """Return accepted, rejected, failed and dollars by teacher."""
     table: dict[str, dict[str, Any]] = {}
     for one in records:

@@ -43,6 +43,7 @@ COMMANDS = {
         "Let a teacher correct by batches: files of requests, answered within a day at batch prices.",
     ),
     "augment": ("teachers:augment", "Let a teacher write further rationales."),
+    "evolve": ("evolve:evolve", "Let a teacher write new questions after those that were corrected."),
     "teachers": ("bench:teachers", "List teachers, or compare them on a sample of mistakes."),
     "reparse": ("reparse:reparse", "Read the replies behind corrections again, free of charge."),
     "filter": ("build:filter_command", "Split corrections into accepted and rejected ones."),

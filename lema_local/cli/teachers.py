@@ -17,7 +17,7 @@ from lema_local.cli.journal import journal as journal
 from lema_local.cli.progress import notice, progress_bar
 
 if TYPE_CHECKING:
-    from lema_local.records import Correction, Rationale
+    from lema_local.records import Correction, EvolvedQuestion, Rationale
     from lema_local.stages.correct import CorrectSettings, Mistake
     from lema_local.teachers import MistakePrompt
     from lema_local.teachers.scheduler import DeskSettings
@@ -311,7 +311,7 @@ def correct(paths: Path, questions: str, out: Path, prompt: str, **flags: Any) -
     desk_settings = DeskSettings.from_stage(settings, is_fresh=flags["fresh"])
     with lend_team(desk_settings, str(out.resolve()), flags) as team:
         records = _correct(mistakes, team, correction_prompt, settings, out, flags)
-        _print_summary("mistake", len(mistakes), records, team, is_json=flags["is_json"])
+        print_summary("mistake", len(mistakes), records, team, is_json=flags["is_json"])
 
 
 def correct_settings(flags: dict[str, Any]) -> CorrectSettings:
@@ -447,23 +447,30 @@ def augment(questions: str, out: Path, prompt: str, **flags: Any) -> None:
                 file.append(rationale)
                 update(done, cost=f"${team.count.cost_usd:.4f}")
         records = file.finish(order)
-        _print_summary("rationale", len(order), records, team, is_json=flags["is_json"])
+        print_summary("rationale", len(order), records, team, is_json=flags["is_json"])
 
 
 def _rationale_key(record: Rationale) -> tuple[str, int]:
     return record.question_id, record.attempt
 
 
-def _print_summary(
-    noun: str, total: int, records: Sequence[Correction | Rationale], team: Team, *, is_json: bool
+def print_summary(
+    noun: str,
+    total: int,
+    records: Sequence[Correction | EvolvedQuestion | Rationale],
+    team: Team,
+    *,
+    is_json: bool,
 ) -> None:
+    """Print what came of a teacher's work: verdicts, reasons, calls and dollars."""
+    from lema_local.records import EvolvedQuestion
     from lema_local.teamwork import account_for_fallback, count_by_teacher
 
     verdicts = Counter(record.verdict for record in records)
     reasons = Counter(_shorten(record.reason) for record in records if record.reason)
     count, spent_usd = team.count, team.spent_usd
     by_teacher = count_by_teacher(records)
-    account = account_for_fallback(records, team)
+    account = account_for_fallback((one for one in records if not isinstance(one, EvolvedQuestion)), team)
     summary = {
         "teacher": team.name,
         "total": total,
@@ -506,4 +513,5 @@ def _print_summary(
 
 def _shorten(reason: str) -> str:
     """Return a reason without the answers in it, so that equal ones can be counted."""
+    reason = re.sub(r"(is a near copy of) .*", r"\1 another question", reason)
     return re.sub(r"final answer .* is not the gold answer .*", "final answer is not the gold answer", reason)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lema_local.answers import grade_path
 from lema_local.arithmetic import chain_equations
@@ -22,16 +22,14 @@ from lema_local.records import Question, Rationale
 from lema_local.steps import number_steps, split_steps
 from lema_local.students.base import Prompt, PromptStyle
 from lema_local.teachers.base import Answered, Desk, Failed, TeacherRequest
-from lema_local.teachers.settings import AS_THE_STAGE_SAYS, TeacherSettings
+from lema_local.teachers.settings import AS_THE_STAGE_SAYS, CallBlock, TeacherSettings
 
 Asked = tuple[Question, int]
 """A question and the attempt, 0-based."""
 
 
-class AugmentSettings(BaseModel):
+class AugmentSettings(CallBlock):
     """How many further rationales, and how the teacher is asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rationales_per_question: int = Field(default=1, ge=1)
     """Asked for; fewer are kept. The paper asked GPT-4 for some four per question."""
@@ -39,22 +37,6 @@ class AugmentSettings(BaseModel):
     """At most so many questions; None: all."""
     temperature: float | None = Field(default=0.7, ge=0, le=2)
     """At 0 every further rationale of a question is the same."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    """Null: the provider's default."""
-    max_tokens: int = Field(default=1024, ge=1)
-    """Of a reply; a thinking model's thoughts count."""
-    max_tokens_on_cut: int | None = Field(default=4096, ge=1)
-    """A reply cut by `max_tokens` is asked for once more with this limit; null: never."""
-    concurrency: int = Field(default=8, ge=1)
-    """Calls in flight at most; fewer while the provider says that it is too much."""
-    rpm: int | None = Field(default=None, ge=1)
-    """Requests a minute at most; null: as many as the provider takes."""
-    tpm: int | None = Field(default=None, ge=1)
-    """Tokens a minute at most, those of prompts and replies together; null: likewise."""
-    timeout_s: float = Field(default=300.0, gt=0)
-    """Seconds for one call."""
-    retries: int = Field(default=8, ge=0)
-    """Further tries after a time-out, a broken connection, a rate limit or a server's error."""
 
 
 class QuestionPrompt(Protocol):

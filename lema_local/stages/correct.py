@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lema_local.arithmetic import chain_equations
 from lema_local.corrections import (
@@ -30,7 +30,7 @@ from lema_local.records import Correction, Question, ReasoningPath
 from lema_local.students.base import Message
 from lema_local.teachers import MistakePrompt
 from lema_local.teachers.base import Answered, Desk, Failed, RawReply, Teacher, TeacherRequest
-from lema_local.teachers.settings import AS_THE_STAGE_SAYS, TeacherSettings
+from lema_local.teachers.settings import AS_THE_STAGE_SAYS, CallBlock, TeacherSettings
 
 Mistake = tuple[Question, ReasoningPath]
 _NOTHING_READ: Mapping[str, object] = {
@@ -44,10 +44,8 @@ _NOTHING_READ: Mapping[str, object] = {
 MistakeVerdict = Literal["wrong", "no_answer", "truncated"]
 
 
-class CorrectSettings(BaseModel):
+class CorrectSettings(CallBlock):
     """How mistakes are chosen and how the teacher is asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     include: tuple[MistakeVerdict, ...] = ("wrong",)
     """Which paths are mistakes. `no_answer` and `truncated` ones are mostly no reasoning to learn from."""
@@ -61,30 +59,14 @@ class CorrectSettings(BaseModel):
     """Of the first attempt; null: the provider's default."""
     retry_temperature: float | None = Field(default=0.7, ge=0, le=2)
     """Of further attempts: at 0 they would say the same again."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    """Null: the provider's default."""
     seed: int | None = None
     """Sent to the teacher; many providers ignore it."""
-    max_tokens: int = Field(default=1024, ge=1)
-    """Of a reply; a thinking model's thoughts count."""
-    max_tokens_on_cut: int | None = Field(default=4096, ge=1)
-    """A reply cut by `max_tokens` is asked for once more with this limit; null: never."""
     shows_gold: bool = False
     """Show the teacher the gold rationale. The paper never does."""
     locates_first: bool = False
     """Ask in two calls: first for the incorrect step alone, then for the correction of that step."""
     asks_json: bool = False
     """Ask for JSON, of teachers that have a mode for it; the others are asked as usual."""
-    concurrency: int = Field(default=8, ge=1)
-    """Calls in flight at most; fewer while the provider says that it is too much."""
-    rpm: int | None = Field(default=None, ge=1)
-    """Requests a minute at most; null: as many as the provider takes."""
-    tpm: int | None = Field(default=None, ge=1)
-    """Tokens a minute at most, those of prompts and replies together; null: likewise."""
-    timeout_s: float = Field(default=300.0, gt=0)
-    """Seconds for one call."""
-    retries: int = Field(default=8, ge=0)
-    """Further tries after a time-out, a broken connection, a rate limit or a server's error."""
 
 
 def select_mistakes(

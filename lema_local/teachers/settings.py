@@ -26,6 +26,29 @@ def without_key(variable: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+class CallBlock(BaseModel):
+    """What every stage that asks a teacher says about its calls."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Null: the provider's default."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Of a reply; a thinking model's thoughts count."""
+    max_tokens_on_cut: int | None = Field(default=4096, ge=1)
+    """A reply cut by `max_tokens` is asked for once more with this limit; null: never."""
+    concurrency: int = Field(default=8, ge=1)
+    """Calls in flight at most; fewer while the provider says that it is too much."""
+    rpm: int | None = Field(default=None, ge=1)
+    """Requests a minute at most; null: as many as the provider takes."""
+    tpm: int | None = Field(default=None, ge=1)
+    """Tokens a minute at most, those of prompts and replies together; null: likewise."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    """Seconds for one call."""
+    retries: int = Field(default=8, ge=0)
+    """Further tries after a time-out, a broken connection, a rate limit or a server's error."""
+
+
 class TeacherSettings(BaseModel):
     """Who is asked, and how. Keys come from the environment, never from here."""
 
