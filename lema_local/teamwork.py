@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lema_local.errors import InputError
 from lema_local.records import Correction, EvolvedQuestion, Question, Rationale, ReasoningPath
 from lema_local.resuming import ResumedFile
 from lema_local.stages.augment import SAME_EQUATIONS, AugmentSettings, QuestionPrompt, augment_rationales
@@ -214,9 +215,16 @@ def evolve_into_file(
         is_fresh: Put aside what stands from earlier goes.
 
     Raises:
+        InputError: If the file holds questions by another teacher.
         LemaError: As `evolve_with_team`; what was written is kept.
     """
+    names = {member.teacher.name for member in [*team.members, *filter(None, [team.fallback])]}
     with ResumedFile(path, EvolvedQuestion, lambda one: one.id, is_fresh=is_fresh) as file:
+        if other := next((one.teacher for one in file.kept.values() if one.teacher not in names), None):
+            raise InputError(
+                f"{path} holds questions that were made by {other}",
+                hint="choose another --out, or --fresh to make them anew",
+            )
         order = [one.id for one in draws]
         left = [one for one in draws if one.id not in file.kept]
         on_progress(len(order) - len(left))

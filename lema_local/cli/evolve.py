@@ -98,4 +98,4 @@ def evolve(
             on_progress=lambda done: update(done, cost=f"${team.count.cost_usd:.4f}"), is_fresh=flags["fresh"],
         )  # fmt: skip
         write_records(out, to_questions(records, known))
-    print_summary("question", len(draws), records, team, is_json=flags["is_json"])
+        print_summary("question", len(draws), records, team, is_json=flags["is_json"])

@@ -73,9 +73,18 @@ class Draw:
 
 
 def draw_seeds(
-    questions: Sequence[Question], accepted: Iterable[Correction], settings: EvolveSettings
+    questions: Sequence[Question],
+    accepted: Iterable[Correction],
+    settings: EvolveSettings,
+    earlier: Iterable[EvolvedQuestion] = (),
 ) -> list[Draw]:
     """Return the seed questions, drawn with replacement.
+
+    Args:
+        questions: To draw from.
+        accepted: Corrections; those of other questions are passed over.
+        settings: How many, and from which of them.
+        earlier: Made in earlier rounds, whatever came of them: further draws of a seed are numbered on.
 
     Raises:
         InputError: If there is nothing to draw from, or a question of the pool has choices: what is made is answered by
@@ -98,9 +107,9 @@ def draw_seeds(
             f"{chosen.id} is a question with choices; new questions are answered by a number",
             hint="evolve questions of mathematics",
         )
-    drawn: Counter[str] = Counter()
+    drawn = Counter(one.seed_id for one in earlier)
     draws = []
-    for seed in random.Random(f"evolve/{settings.seed}").choices(pool, k=settings.questions):
+    for seed in random.Random(f"evolve/{settings.seed}/{drawn.total()}").choices(pool, k=settings.questions):
         draws.append(Draw(seed, drawn[seed.id]))
         drawn[seed.id] += 1
     return draws
