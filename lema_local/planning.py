@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -214,9 +214,40 @@ def _plan_further_rounds(
     correct = recipe.correct.model_copy(update={"source": None})
     later = recipe.model_copy(update={"augment": None, "other_students": (), "correct": correct})
     most = _find_mistakes(later, None, train, 1.0)
-    found = replace(most, count=Amount(0, None, most.count.high * more))
+    new = recipe.evolve.questions if recipe.evolve else 0
+    # The new questions of a round are sampled in it and in all after it.
+    growth = 1 + new / len(train) * (more + 1) / 2 if train else 1.0
+    found = replace(most, count=Amount(0, None, math.ceil(most.count.high * more * growth)))
     plans = _plan_teachers(later, train, found, journal, missing)
-    return [replace(one, stage=f"round 2-{more + 1}" if more > 1 else "round 2") for one in plans]
+    stage = f"round 2-{more + 1}" if more > 1 else "round 2"
+    plans = [replace(one, stage=stage) for one in plans]
+    return [*plans, *_plan_evolving(recipe, more, train, journal, missing)]
+
+
+def _plan_evolving(
+    recipe: Recipe, rounds: int, train: Sequence[Question], journal: Journal, missing: list[str]
+) -> Iterator[TeacherPlan]:
+    """Yield the plan of each teacher that writes new questions, and answers them."""
+    evolve = recipe.evolve
+    if evolve is None:
+        return
+    prompts = [load_cot_prompt(evolve.prompt), *[load_cot_prompt(evolve.answer_prompt)] * evolve.votes]
+    replies = [train[0].question] if train else []
+    replies += [example.solution for example in prompts[-1].examples[: evolve.votes]]
+    writers = [one for one in recipe.teacher.members if one.model != "reference"]
+    count = rounds * evolve.questions * len(prompts)
+    for settings in writers:
+        calls = Amount(0, None, math.ceil(count * settings.weight / sum(one.weight for one in writers)))
+        requests = [
+            settings.shape(TeacherRequest(messages=messages, max_tokens=evolve.max_tokens), is_first=False)
+            for question in train[: _LOOKED_AT // len(prompts)]
+            for prompt in prompts
+            if not isinstance(messages := prompt.render(question, "chat"), str)
+        ]
+        limits = evolve.max_tokens_on_cut, evolve.concurrency, evolve.rpm
+        member = _open(settings, missing)
+        yield _plan_calls("evolve", settings, member, calls, None, requests, replies, limits, journal)
+        _close([member] if member else [])
 
 
 def _existing(path: Path) -> Path:

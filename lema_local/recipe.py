@@ -254,6 +254,7 @@ class Recipe(Block):
     correct: CorrectBlock = CorrectBlock()
     augment: AugmentBlock | None = None
     evolve: EvolveBlock | None = None
+    """New questions for each further round (`rounds`); a run of one round writes none."""
     filter: FilterSettings = FilterSettings()
     build: BuildSettings = BuildSettings()
     train: TrainBlock = TrainBlock()

@@ -32,6 +32,8 @@ MADE_FROM = {
     "evaluate": {"questions": "test questions", "student": "export {part}"},
 }
 """Stage: what in its `made_from` is the fingerprint of which earlier stage, as `lema_local.pipeline` writes it."""
+OPTIONAL = {"augment": "augment", "evolve": ""}
+"""Stages that not every run has: the block of the recipe that asks for one, if that alone does."""
 BLOCKS = ("sample", "correct", "augment", "filter", "build", "train", "export", "evaluate")
 """Blocks of the recipe that stand in `made_from` under their own name."""
 NOT_AS_IN_RECIPE = {"max_steps"}

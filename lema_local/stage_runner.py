@@ -20,6 +20,7 @@ T = TypeVar("T", bound=BaseModel)
 _LOG = logging.getLogger(__name__)
 
 STAGES = {
+    "evolve": "0_evolve",
     "questions": "0_questions",
     "sample": "1_sample",
     "correct": "2_correct",

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from lema_local.datasets import load_questions
 from lema_local.errors import InputError
 from lema_local.prompts import CotPrompt
-from lema_local.recipe import AugmentBlock, CorrectBlock, QuestionSource, Recipe, StudentBlock, TeacherBlock
+from lema_local.recipe import QuestionSource, Recipe, StudentBlock, TeacherBlock
 from lema_local.records import Question
 from lema_local.runs import RunFolder, hash_file
 from lema_local.teachers import IN_PROCESS
 
 if TYPE_CHECKING:
     from lema_local.students.base import PromptStyle, Student
-    from lema_local.teachers.settings import TeacherSettings
+    from lema_local.teachers.settings import CallBlock, TeacherSettings
     from lema_local.teachers.team import Team
     from lema_local.training.base import Trainer
 
@@ -202,7 +202,7 @@ def _identify(one: TeacherSettings) -> dict[str, Any]:
 
 
 @contextmanager
-def open_run_team(recipe: Recipe, settings: CorrectBlock | AugmentBlock, folder: RunFolder) -> Iterator[Team]:
+def open_run_team(recipe: Recipe, settings: CallBlock, folder: RunFolder) -> Iterator[Team]:
     """Lend the recipe's teachers with journal, budget and scheduler; the caps hold over all parts of this run."""
     from lema_local.teachers.journal import Journal
     from lema_local.teachers.scheduler import DeskSettings

@@ -4,7 +4,7 @@
 skipped, resumed or refused rightly, and does the work through the functions of `lema_local.stages`:
 
     data.py         questions, sample, filter, build
-    teaching.py     correct, augment
+    teaching.py     evolve, correct, augment
     arms.py         train, export
     evaluation.py   evaluate, report
     context.py      what they share
@@ -22,7 +22,7 @@ from lema_local.pipeline.context import Run
 from lema_local.pipeline.data import do_build, do_filter, do_questions, do_sample
 from lema_local.pipeline.evaluation import do_evaluate, do_report
 from lema_local.pipeline.rounds import check_base, compare_rounds, end_without_mistakes, judge_round
-from lema_local.pipeline.teaching import do_augment, do_correct
+from lema_local.pipeline.teaching import do_augment, do_correct, do_evolve
 from lema_local.recipe import dump_recipe
 from lema_local.records import Scores
 from lema_local.rounds import RoundInput, read_rounds, round_folder, save_round, write_rounds
@@ -31,6 +31,7 @@ from lema_local.stage_runner import STAGES
 from lema_local.training.base import TrainResult
 
 ORDER = {
+    "evolve": do_evolve,
     "questions": do_questions,
     "sample": do_sample,
     "correct": do_correct,
@@ -43,8 +44,8 @@ ORDER = {
     "report": do_report,
 }
 """Stage: what does it."""
-BEFORE_TEACHER = ("questions", "sample")
-AFTER_SAMPLING = tuple(name for name in ORDER if name not in BEFORE_TEACHER)
+BEFORE_CORRECTING = ("evolve", "questions", "sample")
+AFTER_SAMPLING = tuple(name for name in ORDER if name not in BEFORE_CORRECTING)
 BUILD = list(STAGES).index("build")
 """The last stage that an endpoint's student is enough for."""
 
@@ -93,7 +94,7 @@ class Pipeline(Run):
             current = self._open_round(current.number + 1, records[-1].student)
             with current.folder.lock():
                 write_text(current.folder.recipe_path, dump_recipe(self.recipe))
-                current.do_stages(BEFORE_TEACHER)
+                current.do_stages(BEFORE_CORRECTING)
                 ended = end_without_mistakes(current)
                 if ended is None:
                     current.do_stages(AFTER_SAMPLING)

@@ -28,6 +28,9 @@ from lema_local.wiring import (
     with_exported,
 )
 
+EVOLVED_QUESTIONS = "questions.jsonl"
+"""Of the stage `evolve`: the new questions that were accepted."""
+
 
 class Run:
     """One recipe in one run folder.

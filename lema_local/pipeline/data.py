@@ -17,10 +17,10 @@ from lema_local.errors import RunStateError
 from lema_local.formats import FORMATS
 from lema_local.grades import GRADES_FILE, read_grades
 from lema_local.jsonl import read_records, write_records
-from lema_local.pipeline.context import Run
+from lema_local.pipeline.context import EVOLVED_QUESTIONS, Run
 from lema_local.prompts import CotPrompt, load_cot_prompt
 from lema_local.recipe import StudentBlock, settings_in_result
-from lema_local.records import Correction, Rationale, ReasoningPath
+from lema_local.records import Correction, Question, Rationale, ReasoningPath
 from lema_local.runs import MadeFrom, Manifest, RunFolder, StageFolder, fingerprint, hash_file
 from lema_local.sampling import SampleWatch, expected_paths, sample_into_file
 from lema_local.stage_runner import STAGES, Outcome, save_chosen
@@ -54,6 +54,7 @@ def do_questions(run: Run) -> None:
         validation = load_source(blocks.validation)
     else:
         train, validation = split_validation(train, blocks.validation_count)
+    train += read_evolved(run)
     test = [question for source in blocks.test for question in load_source(source)]
     run.questions = {"train": train, "validation": validation, "test": test}
     kept = check_disjoint(run.questions, allows_test=run.recipe.build.allow_test)
@@ -73,6 +74,12 @@ def do_questions(run: Run) -> None:
         return Outcome(counts={split: len(some) for split, some in run.questions.items()})
 
     run.runner.do("questions", made_from, work)
+
+
+def read_evolved(run: Run) -> list[Question]:
+    """Return the new questions of this round and of those before it."""
+    paths = [one.stage(STAGES["evolve"]).path / EVOLVED_QUESTIONS for one in (*run.earlier, run.folder)]
+    return [question for path in paths if path.exists() for question in read_records(path, Question)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,14 @@ def _begin_record(run: Run) -> RoundRecord:
         sampled_from=sampled_from,
         new_mistakes=len(found.paths),
         already_known=found.already_known,
+        evolved_questions=_count_evolved(run),
     )
+
+
+def _count_evolved(run: Run) -> int:
+    """How many new questions this round has."""
+    manifest = run.folder.stage(STAGES["evolve"]).manifest()
+    return int(manifest.counts["accepted"]) if manifest else 0
 
 
 def compare_rounds(root: RunFolder) -> list[ArmComparison]:

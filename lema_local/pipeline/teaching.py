@@ -1,4 +1,4 @@
-"""What the teacher does: corrections and further rationales."""
+"""What the teacher does: corrections, further rationales, new questions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,73 @@ from pathlib import Path
 
 from lema_local.errors import InputError
 from lema_local.jsonl import read_records, write_records
-from lema_local.pipeline.context import Run
+from lema_local.pipeline.context import EVOLVED_QUESTIONS, Run
 from lema_local.prompts import load_correction_prompt, load_cot_prompt
 from lema_local.recipe import settings_in_result
-from lema_local.records import Correction, Rationale, ReasoningPath
+from lema_local.records import Correction, EvolvedQuestion, Question, Rationale, ReasoningPath
 from lema_local.resuming import ResumedFile
 from lema_local.runs import Manifest, StageFolder, fingerprint, hash_file
 from lema_local.stage_runner import STAGES, Outcome
 from lema_local.stages.correct import NewMistakes, find_new, path_key, select_mistakes, solution_key
-from lema_local.teamwork import account_for_fallback, augment_with_team, correct_with_team, count_by_teacher
+from lema_local.stages.evolve import draw_seeds, reject_copies, to_questions
+from lema_local.teamwork import (
+    account_for_fallback,
+    augment_with_team,
+    correct_with_team,
+    count_by_teacher,
+    evolve_into_file,
+)
 from lema_local.wiring import REFERENCE, open_run_team
+
+EVOLVED = "evolved.jsonl"
+"""Of the stage `evolve`: every draw, whatever came of it."""
+
+
+def do_evolve(run: Run) -> None:
+    """Let the teacher write new questions after those that were corrected in the round before; round 1 has none yet."""
+    settings = run.recipe.evolve
+    if settings is None or run.round is None:
+        return
+    asked = run.earlier[-1].stage(STAGES["questions"]).path
+    filtered = run.earlier[-1].stage(STAGES["filter"]).path / "accepted.jsonl"
+    made = [one.stage(STAGES["evolve"]).path / EVOLVED for one in run.earlier]
+    made = [path for path in made if path.exists()]
+    prompts = load_cot_prompt(settings.prompt), load_cot_prompt(settings.answer_prompt)
+    kinds = run.recipe.build.remove_contaminated
+    made_from = {
+        "questions": hash_file(asked / "train.jsonl"),
+        "test questions": hash_file(asked / "test.jsonl"),
+        "accepted": hash_file(filtered),
+        "earlier": [hash_file(path) for path in made],
+        "teacher": run.teacher_identity,
+        "prompts": [one.fingerprint for one in prompts],
+        "evolve": settings_in_result(run.recipe, "evolve"),
+        "removing": list(kinds),
+    }
+
+    def work(folder: StageFolder, _: Manifest) -> Outcome:
+        known, test = (read_records(asked / f"{split}.jsonl", Question) for split in ("train", "test"))
+        earlier = [one for path in made for one in read_records(path, EvolvedQuestion)]
+        draws = draw_seeds(known, read_records(filtered, Correction), settings, earlier)
+        with (
+            open_run_team(run.recipe, settings, run.root) as team,
+            run.show("evolve", len(draws)) as update,
+        ):
+            records = evolve_into_file(
+                folder.path / EVOLVED,
+                draws,
+                team,
+                prompts,
+                settings,
+                lambda records: reject_copies(records, known, test, kinds),
+                on_progress=lambda done: update(done, spent=f"${team.spent_usd:.4f}"),
+            )
+            new = to_questions(records, known)
+            write_records(folder.path / EVOLVED_QUESTIONS, new)
+            counts = {"drawn": len(draws), **count_verdicts(records), **team.count.as_dict()}
+            return Outcome(counts={**counts, "prices": team.prices}, cost_usd=team.spent_usd)
+
+    run.runner.do("evolve", made_from, work)
 
 
 def do_correct(run: Run) -> None:
@@ -151,7 +208,7 @@ def _only_reference(run: Run) -> bool:
     return all(one.model == REFERENCE for one in (*block.members, *filter(None, [block.fallback])))
 
 
-def count_verdicts(records: Sequence[Correction] | Sequence[Rationale]) -> dict[str, int]:
+def count_verdicts(records: Sequence[Correction | EvolvedQuestion | Rationale]) -> dict[str, int]:
     """Return how many were accepted, rejected and failed."""
     found = Counter(record.verdict for record in records)
     return {verdict: found[verdict] for verdict in ("accepted", "rejected", "failed")}

@@ -15,11 +15,14 @@ STAGES = (
     "0_questions", "1_sample", "2_correct", "3_augment", "4_filter", "5_build", "6_train", "7_export", "8_evaluate",
 )  # fmt: skip
 
+EVOLVE = "0_evolve"
+
 
 def read_stages(reader: RunReader) -> list[StageLine]:
     """Return every stage, and the parts (arms) of a stage that have manifests of their own."""
     lines = []
-    for name in STAGES:
+    evolved = (EVOLVE,) if (reader.run_dir / EVOLVE).is_dir() else ()  # a later round's alone
+    for name in (*evolved, *STAGES):
         folder = reader.run_dir / name
         parts = [_read_stage(reader, part, f"{name}/{part.name}") for part in _parts(folder)]
         lines += [_read_stage(reader, folder, name, parts), *parts]
