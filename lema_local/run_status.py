@@ -32,8 +32,6 @@ MADE_FROM = {
     "evaluate": {"questions": "test questions", "student": "export {part}"},
 }
 """Stage: what in its `made_from` is the fingerprint of which earlier stage, as `lema_local.pipeline` writes it."""
-OPTIONAL = {"augment": "augment", "evolve": ""}
-"""Stages that not every run has: the block of the recipe that asks for one, if that alone does."""
 BLOCKS = ("sample", "correct", "augment", "filter", "build", "train", "export", "evaluate")
 """Blocks of the recipe that stand in `made_from` under their own name."""
 NOT_AS_IN_RECIPE = {"max_steps"}
@@ -185,10 +183,11 @@ class _Reader:
                 yield from parts
 
     def _is_there(self, name: str) -> bool:
-        """Whether the run has this stage: further rationales, and sampling, are not in every run."""
+        """Whether the run has this stage: new questions, further rationales, and sampling are not in every run."""
         block = self._recipe.get("correct")
         takes = isinstance(block, dict) and block.get("source") is not None
-        is_left_out = {"augment": not self._recipe.get("augment"), "sample": takes}.get(name, False)
+        left_out = {"augment": not self._recipe.get("augment"), "sample": takes, "evolve": True}
+        is_left_out = left_out.get(name, False)
         return not is_left_out or self._stage(name).path.is_dir()
 
     def _stage(self, name: str, part: str = "") -> StageFolder:

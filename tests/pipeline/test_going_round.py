@@ -15,7 +15,7 @@ from command import lema, start, tiny
 from lema_local.rounds import read_rounds
 
 MADE_BEFORE_TRAINING = (
-    "0_questions/train.jsonl", "1_sample/paths.jsonl", "2_correct/corrections.jsonl", "4_filter/accepted.jsonl",
+    "0_evolve/questions.jsonl", "0_questions/train.jsonl", "1_sample/paths.jsonl", "2_correct/corrections.jsonl", "4_filter/accepted.jsonl",
     "5_build/cot.jsonl", "5_build/lema.jsonl",
 )  # fmt: skip
 SMALL = tiny(
@@ -24,6 +24,7 @@ SMALL = tiny(
     "train.validate_every_steps=null",
     "export.merge=[]",
     "export.fidelity_prompts=1",
+    "evolve.questions=12",
     "rounds.needs_rise=false",
     "rounds.min_new_mistakes=1",
     "rounds.start_from=adapter",
@@ -88,6 +89,22 @@ def test_only_new_mistakes_are_corrected_and_the_earlier_corrections_are_trained
     examples = read_lines(run / "round_2/5_build/lema.jsonl")
     assert sum(one["kind"] == "correction" for one in examples) == sum(map(len, corrected))
     assert len({one["id"] for one in examples}) == len(examples)
+
+
+def test_new_questions_are_made_after_corrected_ones_and_sampled_too(
+    both: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    run, _ = both
+    assert not (run / "0_evolve").exists()
+    evolved = read_lines(run / "round_2/0_evolve/evolved.jsonl")
+    assert len(evolved) == 12
+    corrected = {one["question_id"] for one in read_lines(run / "4_filter/accepted.jsonl")}
+    assert {one["seed_id"] for one in evolved} <= corrected
+    new = {str(one["id"]) for one in read_lines(run / "round_2/0_evolve/questions.jsonl")}
+    assert len(new) == read_rounds(run)[1].evolved_questions > 0
+    train = {one["id"] for one in read_lines(run / "round_2/0_questions/train.jsonl")}
+    assert train == new | {one["id"] for one in read_lines(run / "0_questions/train.jsonl")}
+    assert new <= {one["question_id"] for one in read_lines(run / "round_2/1_sample/paths.jsonl")}
 
 
 def test_an_arm_goes_on_from_its_own_adapter(both: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
