@@ -15,7 +15,8 @@ from command import lema, start, tiny
 from lema_local.rounds import read_rounds
 
 MADE_BEFORE_TRAINING = (
-    "0_evolve/questions.jsonl", "0_questions/train.jsonl", "1_sample/paths.jsonl", "2_correct/corrections.jsonl", "4_filter/accepted.jsonl",
+    "0_evolve/questions.jsonl", "0_questions/train.jsonl", "1_sample/paths.jsonl",
+    "2_correct/corrections.jsonl", "4_filter/accepted.jsonl",
     "5_build/cot.jsonl", "5_build/lema.jsonl",
 )  # fmt: skip
 SMALL = tiny(
