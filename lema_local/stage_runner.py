@@ -33,6 +33,8 @@ STAGES = {
     "report": "9_report",
 }
 """Stage: its folder."""
+OF_FIRST_ROUND = tuple(name for name in STAGES if name != "evolve")
+"""Where `--until` can stop a run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,6 @@ def complete_stages(_: click.Context, __: click.Parameter, incomplete: str) -> l
     """Return the stages that begin so."""
     from click.shell_completion import CompletionItem
 
-    from lema_local.stage_runner import STAGES
+    from lema_local.stage_runner import OF_FIRST_ROUND
 
-    return [CompletionItem(name) for name in STAGES if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in OF_FIRST_ROUND if name.startswith(incomplete)]

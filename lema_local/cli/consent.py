@@ -31,9 +31,9 @@ def agree_on_plan(
         click.Abort: If the answer is no.
     """
     from lema_local.errors import BackendUnavailable
-    from lema_local.stage_runner import STAGES
+    from lema_local.stage_runner import OF_FIRST_ROUND
 
-    if until in FREE_UNTIL or (until is not None and until not in STAGES):
+    if until in FREE_UNTIL or (until is not None and until not in OF_FIRST_ROUND):
         return  # the run itself names the stages there are
     if not _asks_teachers(recipe, folder):
         return

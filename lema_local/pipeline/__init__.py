@@ -27,7 +27,7 @@ from lema_local.recipe import dump_recipe
 from lema_local.records import Scores
 from lema_local.rounds import RoundInput, read_rounds, round_folder, save_round, write_rounds
 from lema_local.runs import write_text
-from lema_local.stage_runner import STAGES
+from lema_local.stage_runner import OF_FIRST_ROUND, STAGES
 from lema_local.training.base import TrainResult
 
 ORDER = {
@@ -64,8 +64,8 @@ class Pipeline(Run):
             RunStateError: If the folder is in use, damaged, or from other settings.
             LemaError: As the stages raise; everything written so far is kept.
         """
-        if until is not None and until not in STAGES:
-            raise InputError(f"no stage {until!r}", hint=f"the stages are {', '.join(STAGES)}")
+        if until is not None and until not in OF_FIRST_ROUND:
+            raise InputError(f"no stage {until!r}", hint=f"the stages are {', '.join(OF_FIRST_ROUND)}")
         if self.recipe.student.url and (until is None or list(STAGES).index(until) > BUILD):
             raise InputError(
                 f"student.url: {self.recipe.student.model} is behind an endpoint, which takes no adapter: what is"
