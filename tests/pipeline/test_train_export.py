@@ -28,6 +28,7 @@ from lema_local.stages.train import describe_training, train_arm
 from lema_local.students import open_student
 from lema_local.training.base import FidelityResult, TrainResult, TrainSettings, Validation
 from lema_local.training.checkpoints import LogLine
+from lema_local.training.export import export_adapter
 from lema_local.training.libraries import quiet_libraries
 from lema_local.training.local import LocalTrainer, read_training_record
 from lema_local.training.validation import VALIDATION_LOG_NAME, ValidationLine
@@ -456,8 +457,10 @@ def test_all_weights_are_trained_where_asked_for(pair: Pair, tmp_path: Path) -> 
         assert not np.array_equal(after[name], weight), name
     again = LocalTrainer(result.adapter_dir).base  # with tokenizer and all: a base for what comes next
     assert again.facts.layers == result.details["base"]["layers"]
+    exported = LocalTrainer(pair.gguf_path).export(result.adapter_dir, tmp_path / "a.gguf")  # a whole GGUF
+    assert exported.bytes == (tmp_path / "a.gguf").stat().st_size > pair.gguf_path.stat().st_size // 2
     with pytest.raises(InputError, match="holds a whole model, not an adapter"):
-        LocalTrainer(pair.gguf_path).export(result.adapter_dir, tmp_path / "a.gguf")
+        export_adapter(result.adapter_dir, pair.gguf_path, tmp_path / "b.gguf")
 
 
 def test_nothing_is_written_when_student_and_base_cut_prompts_differently(pair: Pair, tmp_path: Path) -> None:
