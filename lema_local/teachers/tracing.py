@@ -106,7 +106,7 @@ class Givens:
             self._add(1 + number / 100, 1 + form / 100)
         for above, below in _FRACTION.findall(question):
             one, other = shifted.get(Fraction(above)), shifted.get(Fraction(below))
-            if one and other:
+            if one and other and int(below):
                 share = Fraction(int(above), int(below))
                 self._add(share, one / other)
                 self._add(1 - share, 1 - one / other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import zip_longest
 
 from lema_local.arithmetic import find_numbers, strip_marks
 from lema_local.teachers.tracing import COMMON, WORDS, key, keys, read_words
@@ -68,7 +69,7 @@ def _read_owners(text: str, names: set[str]) -> Iterator[tuple[Fraction, str, se
         for clause in re.split(r"[,;:](?!\d)", sentence):
             tokens = _TOKEN.findall(clause)
             present = {token for token in tokens if token in names}
-            for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+            for token, following in zip_longest(tokens, tokens[1:], fillvalue=""):
                 owner = token if token in names else owner
                 if token[0].isdigit() and following not in _UNITS:
                     yield key(Fraction(token.replace(",", ""))), owner, present

@@ -428,3 +428,15 @@ def test_what_is_wrong_in_words_units_or_letters(
     assert says in explanation
     assert found == step
     assert corrected[-1] == state_answer(question.gold_answer)
+
+
+@pytest.mark.parametrize(
+    ("question", "steps"),
+    [
+        ("Tom has 3 apples 1/0 and 4 pears. How many?", ["3+5=8", "The answer is 8"]),
+        ("Tom has 3 apples, and Ann has 4 pears. How many?", ["Tom has, ; : 3+5=8", "The answer is 8"]),
+        ("Tom has 3 apples, ; and Ann has 4 pears. How many?", ["Ann has 3, so 3+5=8.", "The answer is 8"]),
+    ],
+)
+def test_odd_signs_in_a_problem_or_a_step_are_no_error(question: str, steps: list[str]) -> None:
+    assert find_fault(question, "Together they have 3+4=7 fruits.", "7", steps) is not None
