@@ -17,12 +17,13 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -217,32 +218,61 @@ def measure_resume(count: int) -> dict[str, float]:
     """Return the seconds until `lema correct` sends its first request where that many replies are there already.
 
     `other`: a run about 100 mistakes of its own over that journal. `same`: the run that made all these replies goes on,
-    with all its corrections, and 20 mistakes left. Both beyond `import_s`: Python's start and LiteLLM's import.
+    with all its corrections, and 20 mistakes left. Both, medians of five, beyond `import_s`: Python's start and
+    LiteLLM's import; `bare_s` is a first request by LiteLLM alone, beyond the same: it imports more on its first call.
     `journal_alone_s`: all corrections made again from the journal, where nothing else is left.
     """
     with tempfile.TemporaryDirectory() as name, FakeTeacherProcess() as server:
-        folder = Path(name)
-        environment = {**os.environ, "LEMA_HOME": name}
+        folder = Path(name) / "now"
+        environment = {**os.environ, "LEMA_HOME": str(folder)}
         mistakes = make_mistakes(count + 20)
         write_mistakes(folder / "same", mistakes)
         write_mistakes(folder / "other", make_mistakes(100, 2 * count))
         write_replies(folder, open_teacher("openai/fake", url=server.url), mistakes[:count])
-        code = "from lema_local.teachers.litellm_teacher import import_litellm; import_litellm()"
-        found = {"import_s": min(time_command([sys.executable, "-c", code], environment) for _ in range(3))}
-        for case, total, asked in (("other", 100, 100), ("same", count + 20, 20)):
+        before = shutil.copytree(folder, Path(name) / "before")
+
+        def time_first(command: Callable[[], object]) -> float:
+            shutil.rmtree(folder)
+            shutil.copytree(before, folder)
+            os.sync()  # what took a run hours is on the disk long before it goes on
             server.forget_first()
             started = time.time()
+            command()
+            return float(server.counts()["first_asked_at"]) - started
+
+        def go_on(case: str, total: int, asked: int) -> None:
             told = correct(folder / case, "out.jsonl", server.url, environment)
             assert (told["total"], told["calls"]) == (total, asked)
-            found[f"{case}_s"] = server.counts()["first_asked_at"] - started - found["import_s"]
+
+        python = [sys.executable, "-c"]
+        load = "from lema_local.teachers.litellm_teacher import import_litellm; litellm = import_litellm()"
+        ask = (
+            "import asyncio; asyncio.run(litellm.acompletion(model='openai/fake', api_key='none', "
+            f"api_base='{server.url}', messages=[{{'role': 'user', 'content': '1 + 2'}}]))"
+        )
+        commands: dict[str, Callable[[], object]] = {
+            "bare_s": lambda: time_command([*python, f"{load}; {ask}"], environment),
+            "other_s": lambda: go_on("other", 100, 100),
+            "same_s": lambda: go_on("same", count + 20, 20),
+        }
+        times: dict[str, list[float]] = {case: [] for case in ("import_s", *commands)}
+        for _ in range(5):
+            times["import_s"].append(time_command([*python, load], environment))
+            for case, command in commands.items():
+                times[case].append(time_first(command))
+        import_s = statistics.median(times.pop("import_s"))
+        found = {"import_s": import_s}
+        for case, seconds in times.items():
+            found[case] = statistics.median(seconds) - import_s
+            found[f"longest_{case}"] = max(seconds) - import_s
         started = time.time()
         told = correct(folder / "same", "again.jsonl", server.url, environment)
         assert told["from_journal"] == count + 20
-        return found | {"journal_alone_s": time.time() - started - found["import_s"]}
+        return found | {"journal_alone_s": time.time() - started - import_s}
 
 
 def write_mistakes(folder: Path, mistakes: list[Mistake]) -> None:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     write_records(folder / "questions.jsonl", (question for question, _ in mistakes))
     write_records(folder / "paths.jsonl", (path for _, path in mistakes))
 
@@ -329,7 +359,7 @@ def main() -> None:
             else measure_resume(arguments.replies or 100_000)
         )
         results[case] = measured
-        print(f"{case}: {', '.join(f'{name} {value:.1f}' for name, value in measured.items())}", flush=True)
+        print(f"{case}: {', '.join(f'{name} {value:.2f}' for name, value in measured.items())}", flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"teacher-{stamp}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -53,11 +53,28 @@ def read_quickly(path: Path, kind: type[Record]) -> list[Record] | None:
         with _making_many(), path.open("rb") as stream:
             while lines := stream.readlines(_BYTES_AT_ONCE):
                 records += _read_lines(lines, kind)
+            if len(records) >= _MANY:
+                gc.freeze()  # later collections leave out what is there now; records still go when nobody holds them
     except (OSError, ValueError):
         return None
-    if len(records) >= _MANY:
-        gc.freeze()  # later collections leave out what is there now; records go when nobody holds them any more
     return records
+
+
+def iterate_records(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Yield the records of a whole file, without holding all of them.
+
+    Raises:
+        InputError: As `read_records`, after the records before the first malformed line.
+    """
+    done = 0
+    try:
+        with path.open("rb") as stream:
+            while lines := stream.readlines(_BYTES_AT_ONCE):
+                records = _read_lines(lines, kind)
+                yield from records
+                done += len(records)
+    except (OSError, ValueError):
+        yield from read_records(path, kind)[done:]
 
 
 _MANY = 10_000

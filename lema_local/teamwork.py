@@ -219,8 +219,8 @@ def evolve_into_file(
         LemaError: As `evolve_with_team`; what was written is kept.
     """
     names = {member.teacher.name for member in [*team.members, *filter(None, [team.fallback])]}
-    with ResumedFile(path, EvolvedQuestion, lambda one: one.id, is_fresh=is_fresh) as file:
-        if other := next((one.teacher for one in file.kept.values() if one.teacher not in names), None):
+    with ResumedFile(path, EvolvedQuestion, is_fresh=is_fresh) as file:
+        if other := next((one.teacher for one in file.sample_kept() if one.teacher not in names), None):
             raise InputError(
                 f"{path} holds questions that were made by {other}",
                 hint="choose another --out, or --fresh to make them anew",

@@ -336,15 +336,14 @@ def _correct(
     from lema_local.teamwork import correct_with_team
 
     order = [path_key(path) for _, path in mistakes]
-    with ResumedFile(out, Correction, path_key, is_fresh=flags["fresh"]) as file:
-        known = [
-            (mistake, file.kept[key])
-            for mistake, key in zip(mistakes, order, strict=True)
-            if key in file.kept
-        ]
-        _check_same(known, team, prompt, settings, out)
+    with ResumedFile(out, Correction, is_fresh=flags["fresh"]) as file:
         left = [mistake for mistake, key in zip(mistakes, order, strict=True) if key not in file.kept]
-        verdicts = Counter(correction.verdict for _, correction in known)
+        if file.kept:
+            by_key = dict(zip(order, mistakes, strict=True))
+            kept = file.sample_kept()
+            known = [(by_key[path_key(one)], one) for one in kept if path_key(one) in by_key]
+            _check_same(known, team, prompt, settings, out)
+        verdicts = Counter(file.kept[key] for key in order if key in file.kept)
         with progress_bar("correct", len(mistakes)) as update, told_budget(f"{out}.partial", flags):
             for correction in correct_with_team(left, team, prompt, settings):
                 file.append(correction)
@@ -357,10 +356,6 @@ def _correct(
         return file.finish(order)
 
 
-_SAMPLE = 200
-"""Corrections from earlier goes that are looked at closely: each go has looked at those before it."""
-
-
 def _check_same(
     known: Sequence[tuple[Mistake, Correction]],
     team: Team,
@@ -368,7 +363,7 @@ def _check_same(
     settings: CorrectSettings,
     out: Path,
 ) -> None:
-    """Make sure that what stands from earlier goes was made in the same way: a sample of it, for large files.
+    """Make sure that what stands from earlier goes was made in the same way.
 
     Raises:
         InputError: If a correction was made by another teacher, with another prompt or other settings.
@@ -377,9 +372,8 @@ def _check_same(
     from lema_local.teamwork import is_made_so
 
     names = {member.teacher.name for member in [*team.members, *filter(None, [team.fallback])]}
-    answered = [(mistake, found) for mistake, found in known if found.reply_key is not None]
-    for mistake, found in answered[:: 1 + len(answered) // _SAMPLE]:
-        if not is_made_so(found, mistake, team, prompt, settings):
+    for mistake, found in known:
+        if found.reply_key is not None and not is_made_so(found, mistake, team, prompt, settings):
             by = (
                 f"by {found.teacher}"
                 if found.teacher not in names
@@ -437,7 +431,7 @@ def augment(questions: str, out: Path, prompt: str, **flags: Any) -> None:
         lend_team(
             DeskSettings.from_stage(settings, is_fresh=flags["fresh"]), str(out.resolve()), flags
         ) as team,
-        ResumedFile(out, Rationale, _rationale_key, is_fresh=flags["fresh"]) as file,
+        ResumedFile(out, Rationale, is_fresh=flags["fresh"]) as file,
     ):
         left = [one for one in asked if not all((one.id, attempt) in file.kept for attempt in attempts)]
         before = len(order) - len(left) * len(attempts)
@@ -448,10 +442,6 @@ def augment(questions: str, out: Path, prompt: str, **flags: Any) -> None:
                 update(done, cost=f"${team.count.cost_usd:.4f}")
         records = file.finish(order)
         print_summary("rationale", len(order), records, team, is_json=flags["is_json"])
-
-
-def _rationale_key(record: Rationale) -> tuple[str, int]:
-    return record.question_id, record.attempt
 
 
 def print_summary(

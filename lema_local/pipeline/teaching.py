@@ -98,12 +98,12 @@ def do_correct(run: Run) -> None:
         mistakes = list(select_mistakes(paths, run.questions["train"], settings))
         order = [path_key(path) for _, path in mistakes]
         with (
-            ResumedFile(folder.path / "corrections.jsonl", Correction, path_key) as file,
+            ResumedFile(folder.path / "corrections.jsonl", Correction) as file,
             open_run_team(run.recipe, settings, run.root) as team,
             run.show("correct", len(mistakes)) as update,
         ):
             left = [mistake for mistake in mistakes if path_key(mistake[1]) not in file.kept]
-            verdicts = Counter[str](one.verdict for one in file.kept.values())
+            verdicts = Counter[str](file.kept.values())
             for one in correct_with_team(left, team, prompt, settings):
                 file.append(one)
                 verdicts[one.verdict] += 1
@@ -183,7 +183,7 @@ def do_augment(run: Run) -> None:
         attempts = range(settings.rationales_per_question)
         order = [(question.id, attempt) for question in wanted for attempt in attempts]
         with (
-            ResumedFile(folder.path / "rationales.jsonl", Rationale, rationale_key) as file,
+            ResumedFile(folder.path / "rationales.jsonl", Rationale) as file,
             open_run_team(run.recipe, settings, run.root) as team,
             run.show("augment", len(order)) as update,
         ):
@@ -212,8 +212,3 @@ def count_verdicts(records: Sequence[Correction | EvolvedQuestion | Rationale]) 
     """Return how many were accepted, rejected and failed."""
     found = Counter(record.verdict for record in records)
     return {verdict: found[verdict] for verdict in ("accepted", "rejected", "failed")}
-
-
-def rationale_key(rationale: Rationale) -> tuple[str, int]:
-    """Return what names a rationale."""
-    return rationale.question_id, rationale.attempt

@@ -26,7 +26,6 @@ from lema_local.cli.reparse import reparse
 from lema_local.jsonl import read_partial, read_records, write_records
 from lema_local.records import Correction
 from lema_local.resuming import ResumedFile
-from lema_local.stages.correct import path_key
 
 KEY = "sk-MARKED0123456789abcdefghijklmn"
 
@@ -344,7 +343,7 @@ def test_two_processes_do_not_write_one_file(folder: Path) -> None:
         assert server.counts()["requests"] == 1
         process.kill()
         process.communicate()
-    with ResumedFile(folder / "out.jsonl", Correction, path_key):
+    with ResumedFile(folder / "out.jsonl", Correction):
         pass  # a killed process keeps nobody out
     assert not (folder / "out.jsonl.lock").exists()
 

@@ -11,7 +11,14 @@ import pytest
 from pydantic import BaseModel
 
 from lema_local.errors import InputError, LemaError
-from lema_local.jsonl import AppendFile, keep_first, read_partial, read_records, write_records
+from lema_local.jsonl import (
+    AppendFile,
+    iterate_records,
+    keep_first,
+    read_partial,
+    read_records,
+    write_records,
+)
 
 
 class Item(BaseModel):
@@ -60,6 +67,8 @@ def test_lines_that_are_records_only_together_are_told(tmp_path: Path, text: str
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(InputError, match=r"line [12]: "):
         read_records(tmp_path / "x.jsonl", Item)
+    with pytest.raises(InputError, match=r"line [12]: "):
+        list(iterate_records(tmp_path / "x.jsonl", Item))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n", "\n  \n", ""])
@@ -69,6 +78,13 @@ def test_line_ends_of_all_kinds_and_many_lines(tmp_path: Path, end: str) -> None
         (end or "\n").join(one.model_dump_json() for one in many).encode() + end.encode()
     )
     assert read_records(tmp_path / "x.jsonl", Item) == many
+    assert list(iterate_records(tmp_path / "x.jsonl", Item)) == many
+
+
+def test_a_blank_line_far_into_a_file_neither_repeats_nor_drops_a_record(tmp_path: Path) -> None:
+    lines = [one.model_dump_json() for one in ITEMS * 5000]
+    (tmp_path / "x.jsonl").write_text("\n".join([*lines[:20_000], "", *lines[20_000:], ""]))
+    assert list(iterate_records(tmp_path / "x.jsonl", Item)) == ITEMS * 5000
 
 
 def test_malformed_lines_are_named_up_to_twenty_and_the_rest_counted(tmp_path: Path) -> None:
