@@ -221,7 +221,7 @@ def _plan_further_rounds(
     plans = _plan_teachers(later, train, found, journal, missing)
     stage = f"round 2-{more + 1}" if more > 1 else "round 2"
     plans = [replace(one, stage=stage) for one in plans]
-    return [*plans, *_plan_evolving(recipe, more, train, journal, missing)]
+    return [*_plan_evolving(recipe, more, train, journal, missing), *plans]
 
 
 def _plan_evolving(

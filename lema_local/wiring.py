@@ -14,7 +14,7 @@ from lema_local.errors import InputError
 from lema_local.prompts import CotPrompt
 from lema_local.recipe import QuestionSource, Recipe, StudentBlock, TeacherBlock
 from lema_local.records import Question
-from lema_local.runs import RunFolder, hash_file
+from lema_local.runs import RunFolder, StageFolder, hash_file
 from lema_local.teachers import IN_PROCESS
 
 if TYPE_CHECKING:
@@ -202,8 +202,11 @@ def _identify(one: TeacherSettings) -> dict[str, Any]:
 
 
 @contextmanager
-def open_run_team(recipe: Recipe, settings: CallBlock, folder: RunFolder) -> Iterator[Team]:
-    """Lend the recipe's teachers with journal, budget and scheduler; the caps hold over all parts of this run."""
+def open_run_team(recipe: Recipe, settings: CallBlock, stage: StageFolder, root: RunFolder) -> Iterator[Team]:
+    """Lend the recipe's teachers with journal, budget and scheduler.
+
+    What they spend is booked for the stage; the caps hold over all stages and rounds of the run.
+    """
     from lema_local.teachers.journal import Journal
     from lema_local.teachers.scheduler import DeskSettings
     from lema_local.teachers.team import Team
@@ -216,7 +219,8 @@ def open_run_team(recipe: Recipe, settings: CallBlock, folder: RunFolder) -> Ite
             block.fallback,
             journal,
             DeskSettings.from_stage(settings),
-            scope=str(folder.path.resolve()),
+            scope=str(stage.path.resolve()),
+            within=str(root.path.resolve()),
             max_usd=block.max_usd,
             max_calls=block.max_calls,
         ) as team,

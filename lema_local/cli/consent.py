@@ -70,7 +70,9 @@ def describe_in_short(plan: RunPlan) -> Iterator[str]:
     """Yield what a run will take, and what is missing."""
     from lema_local.cli.plan import describe_amount, describe_dollars
 
-    asked = "; ".join(f"{one.teacher}: {describe_amount(one.calls)} calls" for one in plan.teachers)
+    asked = "; ".join(
+        f"{one.stage}, {one.teacher}: {describe_amount(one.calls)} calls" for one in plan.teachers
+    )
     dollars = "dollars not known" if plan.usd is None else describe_dollars(plan.usd)
     cap = f" (cap ${plan.max_usd:g})" if plan.max_usd is not None and dollars != "$0" else ""
     if plan.rounds > 1:

@@ -58,7 +58,7 @@ def do_evolve(run: Run) -> None:
         earlier = [one for path in made for one in read_records(path, EvolvedQuestion)]
         draws = draw_seeds(known, read_records(filtered, Correction), settings, earlier)
         with (
-            open_run_team(run.recipe, settings, run.root) as team,
+            open_run_team(run.recipe, settings, folder, run.root) as team,
             run.show("evolve", len(draws)) as update,
         ):
             records = evolve_into_file(
@@ -99,7 +99,7 @@ def do_correct(run: Run) -> None:
         order = [path_key(path) for _, path in mistakes]
         with (
             ResumedFile(folder.path / "corrections.jsonl", Correction) as file,
-            open_run_team(run.recipe, settings, run.root) as team,
+            open_run_team(run.recipe, settings, folder, run.root) as team,
             run.show("correct", len(mistakes)) as update,
         ):
             left = [mistake for mistake in mistakes if path_key(mistake[1]) not in file.kept]
@@ -184,7 +184,7 @@ def do_augment(run: Run) -> None:
         order = [(question.id, attempt) for question in wanted for attempt in attempts]
         with (
             ResumedFile(folder.path / "rationales.jsonl", Rationale) as file,
-            open_run_team(run.recipe, settings, run.root) as team,
+            open_run_team(run.recipe, settings, folder, run.root) as team,
             run.show("augment", len(order)) as update,
         ):
             left = [one for one in wanted if not all((one.id, attempt) in file.kept for attempt in attempts)]

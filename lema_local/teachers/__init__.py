@@ -105,26 +105,27 @@ def open_desk(
     settings: DeskSettings,
     *,
     scope: str,
+    within: str | None = None,
     max_usd: float | None = None,
     max_calls: int | None = None,
     collect: Callable[[str, TeacherRequest], None] | None = None,
 ) -> Iterator[TeacherDesk]:
-    """Lend a desk whose budget counts what was spent for the same scope before; closed at the end.
+    """Lend a desk whose budget counts what was spent before; closed at the end.
 
     Args:
         teacher: Who is asked.
         journal: Where replies are kept.
         settings: How calls are made.
-        scope: What the calls are made for: a run's folder, a file. A run that goes on keeps its scope, and so its
-            caps hold over all its parts.
-        max_usd: Dollars for this scope; None: no cap.
-        max_calls: Requests sent for this scope; None: no cap.
+        scope: What the calls are made for: a stage's folder, a file.
+        within: What the caps hold over: the run's folder, all its stages and rounds; None: the scope.
+        max_usd: Dollars in all; None: no cap.
+        max_calls: Requests in all; None: no cap.
         collect: Gets each request that the journal has no reply to, with its key, instead of its being sent.
     """
     from lema_local.teachers.budget import Budget
     from lema_local.teachers.desk import TeacherDesk
 
-    before = journal.spending(scope)
+    before = journal.spending(within or scope)
     budget = Budget(max_usd, max_calls, spent_usd=before.spent_usd, calls=before.calls)
     with TeacherDesk(teacher, journal, budget, settings, scope=scope, collect=collect) as desk:
         yield desk

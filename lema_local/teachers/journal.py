@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import time
 import zlib
@@ -237,17 +238,21 @@ class Journal:
         return replace(stored, reply=replace(stored.reply, body=unpack(row[-1])))
 
     def spending(self, scope: str | None = None) -> Spending:
-        """Return what the calls of a run cost; None: all calls."""
+        """Return what the calls for a scope cost, and for all within it where it is a folder; None: all calls."""
         query = """
             SELECT count(*), coalesce(sum(state = 'answered'), 0), coalesce(sum(state = 'unknown'), 0),
                    coalesce(sum(state = 'in_flight'), 0), coalesce(sum(coalesce(cost_usd, worst_usd)), 0.0),
                    coalesce(sum(iif(state = 'unknown', cost_usd, 0.0)), 0.0)
-            FROM booked WHERE ?1 IS NULL OR scope = ?1
+            FROM booked WHERE ?1 IS NULL OR scope = ?1 OR (scope > ?2 AND scope < ?3)
         """
+        inner = (
+            f"{scope}{os.sep}",
+            f"{scope}{chr(ord(os.sep) + 1)}",
+        )  # all that begins with the folder's name and /
         # What this process has queued counts too: calls that were just ended are otherwise still in flight.
         self.file.write(lambda db: None, is_durable=False).result()
         with self.file.reading() as db:
-            return Spending(*db.execute(query, (scope,)).fetchone())
+            return Spending(*db.execute(query, (scope, *inner)).fetchone())
 
 
 # Packing is left to the journal's own thread: compressing takes the processor's time, but not Python's lock.

@@ -35,16 +35,17 @@ class Team:
 
     All are opened at once, so that a missing key or server is told before anything is spent; their desks are lent one
     after the other, so that two models in this process are never in memory together. Each desk counts what was
-    spent before for the same scope, and so the caps hold over all of them.
+    spent before, and so the caps hold over all of them.
 
     Args:
         chosen: Who shares the work, by weight; at least one.
         fallback: Who gets what they failed on; None: nobody.
         journal: Where replies are kept; stays open.
         desk_settings: How calls are made.
-        scope: What the calls are made for.
-        max_usd: Dollars for this scope; None: no cap.
-        max_calls: Requests sent for this scope; None: no cap.
+        scope: What the calls are made for: a stage's folder, a file.
+        within: What the caps hold over: the run's folder; None: the scope.
+        max_usd: Dollars in all; None: no cap.
+        max_calls: Requests in all; None: no cap.
 
     Raises:
         InputError: If a teacher's settings contradict each other.
@@ -59,12 +60,15 @@ class Team:
         desk_settings: DeskSettings,
         *,
         scope: str,
+        within: str | None = None,
         max_usd: float | None = None,
         max_calls: int | None = None,
     ) -> None:
         self._journal = journal
         self._desk_settings = desk_settings
         self._scope = scope
+        self._within = within
+        self._spent_before_usd = journal.spending(scope).spent_usd
         self._max_usd = max_usd
         self._max_calls = max_calls
         self._desk: TeacherDesk | None = None
@@ -100,6 +104,7 @@ class Team:
             self._journal,
             self._desk_settings,
             scope=self._scope,
+            within=self._within,
             max_usd=self._max_usd,
             max_calls=self._max_calls,
         ) as self._desk:
@@ -117,7 +122,9 @@ class Team:
     @property
     def spent_usd(self) -> float:
         """Dollars for this scope, earlier goes included."""
-        return self._desk.budget.spent_usd if self._desk else self._journal.spending(self._scope).spent_usd
+        if self._desk is None:
+            return self._journal.spending(self._scope).spent_usd
+        return self._spent_before_usd + self.count.cost_usd
 
     def close(self) -> None:
         """Close the teachers that were never asked."""

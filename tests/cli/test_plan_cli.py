@@ -167,7 +167,7 @@ def test_on_a_terminal_it_asks(
     _, stderr = process.communicate(timeout=120)
     os.close(ours)
     assert process.returncode == code, stderr
-    assert "plan: 12 questions, 48 paths; openai/x: about" in stderr
+    assert "plan: 12 questions, 48 paths; correct, openai/x: about" in stderr
     assert "This run may spend about $0.0" in stderr
     assert (server.requests > 0) is (code == 0)
     assert (tmp_path / "r").exists() is (code == 0)

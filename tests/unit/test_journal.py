@@ -134,6 +134,23 @@ def test_spending_counts_every_call_and_books_those_without_a_reply_at_their_wor
     assert journal.spending().calls == 4
 
 
+def test_what_was_made_in_a_folder_counts_for_all_that_it_lies_in(journal: Journal) -> None:
+    folder = Path("runs") / "100%_a"
+    scopes = (
+        folder,
+        folder / "2_correct",
+        folder / "round_2" / "2_correct",
+        Path("runs") / "100%_ab",
+        Path("runs"),
+    )
+    for attempt, scope in enumerate(scopes):
+        request = replace(REQUEST, attempt=attempt)
+        key = request_key("gpt-4o", "", request)
+        journal.claim(key, "gpt-4o", "", request, worst_usd=0.5, scope=str(scope))
+    calls = {str(scope): journal.spending(str(scope)).calls for scope in scopes}
+    assert list(calls.values()) == [3, 1, 1, 1, 5]
+
+
 def test_calls_in_flight_when_the_journal_is_closed_are_unknown(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     with Journal(path) as journal:
