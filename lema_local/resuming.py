@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -67,14 +66,11 @@ class ResumedFile(Generic[Answer]):
         self._file.append(record)
 
     def sample_kept(self) -> list[Answer]:
-        """Return about `_SAMPLE` of the records from earlier goes, evenly spread."""
-        every = 1 + len(self.kept) // _SAMPLE
+        """Return about `_SAMPLE` of the records from earlier goes, evenly spread; all of a short file."""
         found: list[Answer] = []
         for source in (*self._earlier, self._partial):
-            with source.open("rb") as stream:
-                lines = [line for line in islice(stream, 0, None, every) if line.strip()]
             try:
-                found += map(self._kind.model_validate_json, lines)
+                found += map(self._kind.model_validate_json, _sample_lines(source))
             except ValidationError:
                 read_records(source, self._kind)  # says what is wrong with it, and where
                 raise
@@ -131,6 +127,19 @@ def _read_verdicts(sources: Iterable[Path], kind: type[BaseModel]) -> dict[Hasha
     key: Callable[[Any], Hashable] = attrgetter(*_NAMED_BY[kind])
     records: Iterable[Any] = (one for source in sources for one in iterate_records(source, short))
     return {key(one): one.verdict for one in records if one.verdict != "failed"}
+
+
+def _sample_lines(path: Path) -> Iterable[bytes]:
+    """Return lines of a file, each once: of a long one those that follow places at equal distances."""
+    size, lines = path.stat().st_size, dict[int, bytes]()
+    with path.open("rb") as stream:
+        for part in range(_SAMPLE):
+            stream.seek(size * part // _SAMPLE)
+            if part:
+                stream.readline()
+            start = stream.tell()
+            lines[start] = stream.readline()
+    return filter(bytes.strip, lines.values())
 
 
 def _lock(path: Path) -> filelock.BaseFileLock:

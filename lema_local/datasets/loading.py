@@ -354,6 +354,8 @@ def _finish(
 
 
 def _find_duplicates(placed: list[tuple[str, Question]], problems: list[str]) -> None:
+    if len({question.id for _, question in placed}) == len(placed):
+        return
     first: dict[str, str] = {}
     for place, question in placed:
         if question.id in first:

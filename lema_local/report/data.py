@@ -246,7 +246,9 @@ class RoundLine:
     """1-based; 1 is the run's own folder."""
     state: str
     """Whether it has finished, in a word."""
-    mistakes: int
+    wrong: int
+    """Samples with a wrong answer: what the student that was sampled has left to learn."""
+    samples: int
     accepted: int
     cost_usd: float
     seconds: float
@@ -255,7 +257,7 @@ class RoundLine:
     sampled_from: str | None = None
     """Whose mistakes these are; None where the run does not say."""
     new_mistakes: int | None = None
-    """Mistakes that no correction of an earlier round answers; None where the run does not say."""
+    """Different mistakes that no correction of an earlier round answers; None where the run does not say."""
     reason: str | None = None
     """Why no round follows, in words; None where one does, or may."""
 

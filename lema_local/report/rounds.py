@@ -52,10 +52,12 @@ def _read_round(reader: RunReader, number: int, path: Path, record: Mapping[str,
     own = RunReader(path)
     stages = stage_lines.read_stages(own)
     scores = read_scores(own)
+    sampled = tally_paths(own).samples
     line = RoundLine(
         number=number,
         state="unfinished" if missing_stages(stages) else "finished",
-        mistakes=tally_paths(own).distinct["wrong"],
+        wrong=sampled["wrong"],
+        samples=sampled.total(),
         accepted=len(tally_corrections(own).accepted),
         cost_usd=total_cost_usd(stages),
         seconds=total_seconds(stages),

@@ -546,9 +546,11 @@ def test_rounds_stand_side_by_side(run):
     assert data.rounds[0].shares["lema", "quickstart"] == data.arm_scores("quickstart")[3].share
     assert data.rounds[2].shares == {}
     second = {step.name: step.count for step in read_run(RunFolder(run.path / "round_2")).funnel}
-    assert (data.rounds[1].mistakes, data.rounds[1].accepted) == (
-        second["mistakes"], second["corrections accepted"],
+    one = data.rounds[1]
+    assert (one.samples, one.wrong, one.accepted) == (
+        second["solutions sampled"], second["wrong solutions"], second["corrections accepted"],
     )  # fmt: skip
+    assert f"{one.wrong} of {one.samples} samples" in markdown
     assert [(one.sampled_from, one.new_mistakes) for one in data.rounds] == [
         ("base", 61), ("lema of round 1", 7), (None, None),
     ]  # fmt: skip
