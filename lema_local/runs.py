@@ -47,7 +47,7 @@ class Manifest(BaseModel):
     """What an engine chose by itself when the stage started; used again on resume."""
     counts: dict[str, Any] = Field(default_factory=dict)
     seconds: float = 0.0
-    """Work time, summed over interrupted starts."""
+    """Work time of this run, summed over interrupted starts; 0 for what was taken over, as `cost_usd`."""
     cost_usd: float = 0.0
     """Dollars paid by this run (replies from the journal cost nothing again)."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -151,7 +151,9 @@ class StageFolder:
             source = StageFolder(other.path / part)
             manifest = source.manifest()
             assert manifest is not None
-            reused = manifest.model_copy(update={"reused_from": str(source.path), "cost_usd": 0.0})
+            reused = manifest.model_copy(
+                update={"reused_from": str(source.path), "cost_usd": 0.0, "seconds": 0.0}
+            )
             write_text(StageFolder(self.path / part).manifest_path, reused.model_dump_json(indent=2) + "\n")
 
 

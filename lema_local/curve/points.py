@@ -231,7 +231,7 @@ def _measure(plan: CurvePlan) -> tuple[float | None, float]:
 def _arm_manifests(folder: RunFolder, stage: str, plan: CurvePlan) -> Iterator[Manifest]:
     for arm in plan.recipe.train.arms:
         manifest = RunFolder(folder.stage(STAGES[stage]).path).stage(str(arm)).manifest()
-        if manifest is not None:
+        if manifest is not None and manifest.reused_from is None:
             yield manifest
 
 

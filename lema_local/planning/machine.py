@@ -60,7 +60,7 @@ def answers_per_s(run: RunFolder) -> float | None:
 
 
 def _per_s(manifests: Sequence[Manifest | None], count: Callable[[dict[str, Any]], float]) -> float | None:
-    known = [one for one in manifests if one is not None]
+    known = [one for one in manifests if one is not None and one.reused_from is None]
     seconds = sum(one.seconds for one in known)
     return sum(count(one.counts) for one in known) / seconds if seconds else None
 

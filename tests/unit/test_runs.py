@@ -54,13 +54,13 @@ def test_a_stage_taken_over_keeps_its_files_and_says_where_from(tmp_path: Path) 
     old, new = RunFolder(tmp_path / "old").stage("1_sample"), RunFolder(tmp_path / "new").stage("1_sample")
     old.save_started(Manifest(stage="sample", fingerprint="f", made_from={}))
     (old.path / "paths.jsonl").write_text("{}\n")
-    old.save_manifest(Manifest(stage="sample", fingerprint="f", made_from={}, cost_usd=2.0))
+    old.save_manifest(Manifest(stage="sample", fingerprint="f", made_from={}, cost_usd=2.0, seconds=3.0))
     new.take_over(old)
     assert (new.path / "paths.jsonl").read_text() == "{}\n"
     taken = new.manifest()
     assert taken is not None
     assert taken.reused_from == str(old.path)
-    assert taken.cost_usd == 0.0
+    assert (taken.cost_usd, taken.seconds) == (0.0, 0.0)
 
 
 def test_the_parts_of_a_stage_taken_over_stay_finished(tmp_path: Path) -> None:
