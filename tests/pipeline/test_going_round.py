@@ -129,6 +129,7 @@ def test_status_and_report_show_both_rounds(
     assert (run / "round_2/9_report/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_second_round_and_the_same_command_ends_with_the_same_records(
     first: Path, both: tuple[Path, subprocess.CompletedProcess[str]], home: Path, tmp_path: Path
 ) -> None:
