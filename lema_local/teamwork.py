@@ -15,7 +15,7 @@ from typing import Any
 from lema_local.errors import InputError
 from lema_local.records import Correction, EvolvedQuestion, Question, Rationale, ReasoningPath
 from lema_local.resuming import ResumedFile
-from lema_local.stages.augment import SAME_EQUATIONS, AugmentSettings, QuestionPrompt, augment_rationales
+from lema_local.stages.augment import SAME_EQUATIONS, AugmentSettings, augment_rationales
 from lema_local.stages.correct import (
     CorrectSettings,
     Mistake,
@@ -27,6 +27,7 @@ from lema_local.stages.correct import (
 )
 from lema_local.stages.evolve import Draw, EvolveSettings, evolve_questions
 from lema_local.teachers import MistakePrompt, prompt_for
+from lema_local.teachers.asking import QuestionPrompt
 from lema_local.teachers.journal import request_key
 from lema_local.teachers.settings import TeacherSettings
 from lema_local.teachers.team import Member, Team, choose_member

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
 
 from pydantic import Field
 
@@ -20,7 +19,7 @@ from lema_local.arithmetic import chain_equations
 from lema_local.errors import InputError, LemaError
 from lema_local.records import Question, Rationale
 from lema_local.steps import number_steps, split_steps
-from lema_local.students.base import Prompt, PromptStyle
+from lema_local.teachers.asking import QuestionPrompt, draw_request
 from lema_local.teachers.base import Answered, Desk, Failed, TeacherRequest
 from lema_local.teachers.settings import AS_THE_STAGE_SAYS, CallBlock, TeacherSettings
 
@@ -37,13 +36,6 @@ class AugmentSettings(CallBlock):
     """At most so many questions; None: all."""
     temperature: float | None = Field(default=0.7, ge=0, le=2)
     """At 0 every further rationale of a question is the same."""
-
-
-class QuestionPrompt(Protocol):
-    """What turns a question into messages."""
-
-    def render(self, question: Question, style: PromptStyle) -> Prompt:
-        """Return chat messages where `style` is `chat`."""
 
 
 def augment_rationales(
@@ -93,19 +85,12 @@ def _build_requests(
     for count, question in enumerate(questions):
         if settings.limit is not None and count >= settings.limit:
             return
-        messages = prompt.render(question, "chat")
-        assert not isinstance(messages, str)
         stand = {rationale.attempt for rationale in earlier.get(question.id, ())}
         for attempt in sorted(set(range(settings.rationales_per_question)) - stand):
-            request = TeacherRequest(
-                messages=messages,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                attempt=attempt,
-                max_tokens=settings.max_tokens,
+            request = draw_request(
+                question, attempt, prompt, settings, teacher, temperature=settings.temperature
             )
-            # Every rationale of a question is drawn: a temperature set for corrections does not belong here.
-            yield (question, attempt), teacher.shape(request, is_first=False)
+            yield (question, attempt), request
 
 
 def read_outcome(question: Question, outcome: Answered | Failed, teacher: str, attempt: int) -> Rationale:

@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from pydantic import Field
 
@@ -26,7 +26,7 @@ from lema_local.errors import InputError
 from lema_local.quickstart.problems import DATASET, generate_variant
 from lema_local.records import Correction, EvolvedQuestion, Question, Vote
 from lema_local.steps import split_steps, states_answer
-from lema_local.students.base import Prompt, PromptStyle
+from lema_local.teachers.asking import QuestionPrompt, draw_request
 from lema_local.teachers.base import Answered, Desk, Failed, TeacherRequest
 from lema_local.teachers.settings import AS_THE_STAGE_SAYS, CallBlock, TeacherSettings
 
@@ -115,13 +115,6 @@ def draw_seeds(
     return draws
 
 
-class QuestionPrompt(Protocol):
-    """What turns a question into messages: `lema_local.prompts.CotPrompt`."""
-
-    def render(self, question: Question, style: PromptStyle) -> Prompt:
-        """Return chat messages where `style` is `chat`."""
-
-
 def evolve_questions(
     draws: Sequence[Draw],
     desk: Desk,
@@ -143,7 +136,11 @@ def evolve_questions(
         yield from (_vary(draw, desk.name) for draw in draws)
         return
     made: list[tuple[Draw, EvolvedQuestion]] = []
-    requests = ((draw, _ask(draw.seed, draw.index, prompt, settings, teacher)) for draw in draws)
+    temperature = settings.temperature
+    requests = (
+        (draw, draw_request(draw.seed, draw.index, prompt, settings, teacher, temperature=temperature))
+        for draw in draws
+    )
     for draw, outcome in desk.ask_many(requests):
         record = _read_question(draw, outcome, desk.name)
         if record.verdict == "accepted":
@@ -159,25 +156,6 @@ def evolve_questions(
             yield _count_votes(record, [one for _, one in sorted(answered.pop(record.id).items())])
 
 
-def _ask(
-    question: Question,
-    attempt: int,
-    prompt: QuestionPrompt,
-    settings: EvolveSettings,
-    teacher: TeacherSettings,
-) -> TeacherRequest:
-    messages = prompt.render(question, "chat")
-    assert not isinstance(messages, str)
-    request = TeacherRequest(
-        messages=messages,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        attempt=attempt,
-        max_tokens=settings.max_tokens,
-    )
-    return teacher.shape(request, is_first=False)
-
-
 def _answer_requests(
     made: Iterable[tuple[Draw, EvolvedQuestion]],
     prompt: QuestionPrompt,
@@ -187,7 +165,10 @@ def _answer_requests(
     for draw, record in made:
         asked = draw.seed.model_copy(update={"question": record.question})
         for attempt in range(settings.votes):
-            yield (record, attempt), _ask(asked, attempt, prompt, settings, teacher)
+            request = draw_request(
+                asked, attempt, prompt, settings, teacher, temperature=settings.temperature
+            )
+            yield (record, attempt), request
 
 
 def _vary(draw: Draw, teacher: str) -> EvolvedQuestion:

@@ -60,7 +60,7 @@ MIGRATIONS = (
         id          INTEGER PRIMARY KEY,
         request_key TEXT NOT NULL,
         session     TEXT NOT NULL,
-        scope       TEXT NOT NULL,           -- the run or the file that it was made for
+        scope       TEXT NOT NULL,           -- what it was made for: the folder of a stage, a file
         teacher     TEXT NOT NULL,
         max_tokens  INTEGER NOT NULL,
         state       TEXT NOT NULL CHECK (state IN ('in_flight', 'answered', 'free', 'unknown')),

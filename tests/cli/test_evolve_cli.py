@@ -11,20 +11,13 @@ from typing import Any
 import pytest
 from command import start
 from fake_teacher import ERRORS, FakeTeacher
+from made_records import make_correction
 from new_questions import write_question
 from test_correct_cli import run, summary
 
 from lema_local.jsonl import read_records, write_records
 from lema_local.quickstart.problems import generate_questions
-from lema_local.records import Correction, EvolvedQuestion, Question
-
-
-def correction(question_id: str) -> Correction:
-    return Correction(
-        question_id=question_id, sample_index=0, student="s", teacher="t", teacher_reported=None,
-        original_steps=["x"], incorrect_step=1, explanation="e", corrected_solution="c", final_answer="7",
-        verdict="accepted", reason=None, reply_key=None, cost_usd=0.0,
-    )  # fmt: skip
+from lema_local.records import EvolvedQuestion, Question
 
 
 @pytest.fixture
@@ -40,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for index, (colour, animal) in enumerate(words)
     ]  # fmt: skip
     write_records(tmp_path / "questions.jsonl", questions)
-    write_records(tmp_path / "accepted.jsonl", [correction(one.id) for one in questions])
+    write_records(tmp_path / "accepted.jsonl", [make_correction(one.id) for one in questions])
     return tmp_path
 
 
@@ -112,7 +105,7 @@ def test_killed_at_any_moment_it_ends_as_undisturbed(folder: Path) -> None:
 def test_embedded_problems_are_varied_without_a_model(folder: Path) -> None:
     questions = [Question.model_validate(one) for one in generate_questions("train", 30)]
     write_records(folder / "questions.jsonl", questions)
-    write_records(folder / "accepted.jsonl", [correction(one.id) for one in questions])
+    write_records(folder / "accepted.jsonl", [make_correction(one.id) for one in questions])
     command = [
         *("evolve", str(folder / "accepted.jsonl"), "--questions", str(folder / "questions.jsonl")),
         *("--teacher", "reference", "--count", "40", "--out", str(folder / "new.jsonl")),

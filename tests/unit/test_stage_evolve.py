@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+from made_records import make_correction
 
 from lema_local.errors import InputError
 from lema_local.prompts import load_cot_prompt
@@ -29,14 +30,6 @@ def question(
     name: str = "a", text: str = "Mia has 3 red apples and buys 4 more. How many has she?"
 ) -> Question:
     return Question(id=name, dataset="gsm8k", split="train", question=text, gold_answer="7")
-
-
-def correction(question_id: str) -> Correction:
-    return Correction(
-        question_id=question_id, sample_index=0, student="s", teacher="t", teacher_reported=None,
-        original_steps=["x"], incorrect_step=1, explanation="e", corrected_solution="c", final_answer="7",
-        verdict="accepted", reason=None, reply_key=None, cost_usd=0.0,
-    )  # fmt: skip
 
 
 class Scripted:
@@ -81,7 +74,7 @@ def says(answer: str) -> str:
 
 def test_a_question_with_more_corrections_is_drawn_more_often() -> None:
     questions = [question("a"), question("b"), question("never")]
-    accepted = [correction("a")] * 9 + [correction("b")]
+    accepted = [make_correction("a")] * 9 + [make_correction("b")]
     draws = draw_seeds(questions, accepted, EvolveSettings(questions=2000))
     count = Counter(draw.seed.id for draw in draws)
     assert count["a"] > 8 * count["b"] * 0.8
@@ -94,11 +87,11 @@ def test_a_question_with_more_corrections_is_drawn_more_often() -> None:
 
 def test_later_draws_are_numbered_on() -> None:
     made = [evolve(Scripted("", [])).model_copy(update={"id": f"a/evolved-{index}"}) for index in range(3)]
-    (draw,) = draw_seeds([question("a")], [correction("a")], EvolveSettings(questions=1), made)
+    (draw,) = draw_seeds([question("a")], [make_correction("a")], EvolveSettings(questions=1), made)
     assert draw.id == "a/evolved-3"
 
 
-@pytest.mark.parametrize("accepted", [[], [correction("elsewhere")]])
+@pytest.mark.parametrize("accepted", [[], [make_correction("elsewhere")]])
 def test_without_accepted_corrections_there_is_nothing_to_evolve_from(accepted: list[Correction]) -> None:
     with pytest.raises(InputError, match="no accepted corrections"):
         draw_seeds([question()], accepted, EvolveSettings())
@@ -107,7 +100,7 @@ def test_without_accepted_corrections_there_is_nothing_to_evolve_from(accepted: 
 def test_questions_with_choices_are_refused() -> None:
     chosen = question().model_copy(update={"choices": ["x", "y"]})
     with pytest.raises(InputError, match="with choices"):
-        draw_seeds([chosen], [correction("a")], EvolveSettings())
+        draw_seeds([chosen], [make_correction("a")], EvolveSettings())
 
 
 @pytest.mark.parametrize(
